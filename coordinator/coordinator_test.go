@@ -1,0 +1,641 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const chat, video = "POST /mave/chat", "POST /video-analyses"
+
+var policy = Policy{
+	Limit: 60, Headroom: 1,
+	Endpoints: []Endpoint{{Pattern: chat, Slots: 2}, {Pattern: video, Slots: 1, JobTTL: 10 * time.Minute}},
+}
+
+// grantTimes lets callers of several workers acquire without end for a while and
+// returns when each was admitted.
+func grantTimes(t *testing.T, workers []*Coordinator, callers int, length time.Duration, then func(*Permit)) []time.Duration {
+	t.Helper()
+	ctx, cancel := within(length)
+	defer cancel()
+	start := time.Now()
+	var mu sync.Mutex
+	var times []time.Duration
+	var wg sync.WaitGroup
+	for _, c := range workers {
+		for range callers {
+			wg.Go(func() {
+				for {
+					p, err := c.Acquire(ctx, Request{})
+					if err != nil {
+						return
+					}
+					mu.Lock()
+					times = append(times, time.Since(start))
+					mu.Unlock()
+					then(p)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	return times
+}
+
+// mostWithin returns the largest number of instants in any interval of the length.
+func mostWithin(times []time.Duration, length time.Duration) int {
+	most := 0
+	for i, from := 0, 0; i < len(times); i++ {
+		for times[i]-times[from] >= length {
+			from++
+		}
+		most = max(most, i-from+1)
+	}
+	return most
+}
+
+func closeAll(t *testing.T, workers ...*Coordinator) {
+	t.Helper()
+	for _, c := range workers {
+		if err := c.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+}
+
+func TestNoWindowIsExceededAndNoneIsWasted_RedisRate24(t *testing.T) {
+	for _, limit := range []int{7, 60, 600} {
+		for _, burst := range []int{1, limit / 2, limit} {
+			t.Run(fmt.Sprintf("limit %d burst %d", limit, burst), func(t *testing.T) {
+				inVirtualTime(t, func(t *testing.T, r *rig) {
+					p := Policy{Limit: limit, Burst: burst, Headroom: 1}
+					workers := []*Coordinator{r.worker("a", p), r.worker("b", p), r.worker("c", p)}
+					times := grantTimes(t, workers, 4, 5*time.Minute, func(p *Permit) { time.Sleep(100 * time.Millisecond) })
+					closeAll(t, workers...)
+					if most := mostWithin(times, time.Minute); most > limit {
+						t.Errorf("%d permits in one window of %d", most, limit)
+					}
+					if want := limit * 5 * 985 / 1000; len(times) < want {
+						t.Errorf("%d permits in five windows of %d, want at least %d", len(times), limit, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestIdleFleetMayBurst(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 100, Burst: 40, Headroom: 1})
+		start := time.Now()
+		for range 40 {
+			mustAcquire(t, c, "")
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("a burst of 40 took %v, want no time", took)
+		}
+		mustAcquire(t, c, "")
+		if took := time.Since(start); took < 600*time.Millisecond {
+			t.Errorf("number 41 came after %v, want one emission interval of 600 ms", took)
+		}
+		closeAll(t, c)
+	})
+}
+
+func TestSlotsAreNeverExceededAndNeverIdle_Openlinker2019(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := policy
+		p.Limit = 600
+		var mu sync.Mutex
+		running, most, calls := 0, 0, 0
+		ctx, cancel := within(10 * time.Minute)
+		defer cancel()
+		var wg sync.WaitGroup
+		var workers []*Coordinator
+		for i := range 4 {
+			c := r.worker(fmt.Sprint("w", i), p)
+			workers = append(workers, c)
+			for range 3 {
+				wg.Go(func() {
+					for {
+						permit, err := c.Acquire(ctx, Request{Endpoint: chat})
+						if err != nil {
+							return
+						}
+						mu.Lock()
+						running, calls = running+1, calls+1
+						most = max(most, running)
+						mu.Unlock()
+						time.Sleep(5 * time.Second)
+						mu.Lock()
+						running--
+						mu.Unlock()
+						permit.Release()
+					}
+				})
+			}
+		}
+		wg.Wait()
+		closeAll(t, workers...)
+		if most != 2 {
+			t.Errorf("%d calls at once, want 2", most)
+		}
+		if want := 2 * 120 * 98 / 100; calls < want {
+			t.Errorf("%d calls of 5 s in 10 minutes on 2 slots, want at least %d", calls, want)
+		}
+	})
+}
+
+func TestReleaseWakesAnotherProcess(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		a, b := r.worker("a", policy), r.worker("b", policy)
+		first := mustAcquire(t, a, video)
+		time.AfterFunc(7350*time.Millisecond, first.Release)
+		start := time.Now()
+		second := mustAcquire(t, b, video)
+		if took := time.Since(start); took != 7350*time.Millisecond {
+			t.Errorf("the slot changed hands after %v, want 7.35 s", took)
+		}
+		second.Release()
+		closeAll(t, a, b)
+	})
+}
+
+func TestLostWakeupDoesNotHang_Redisson5762(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		a, b := r.worker("a", policy), r.worker("b", policy)
+		first := mustAcquire(t, a, video)
+		start := time.Now()
+		got := make(chan *Permit)
+		go func() { got <- mustAcquire(t, b, video) }()
+		time.Sleep(3500 * time.Millisecond)
+		// The lease goes without anybody being told.
+		r.mini.ZRem("fleetlimit:{acme}:slots:"+video, first.lease)
+		second := <-got
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("served after %v, want within the fallback of about a second", took)
+		}
+		second.Release()
+		closeAll(t, a, b)
+	})
+}
+
+func TestCrashGivesSlotsBackAfterTheTTLAndNotBefore_Redisson4462(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		dead, alive := r.worker("dead", policy), r.worker("alive", policy)
+		mustAcquire(t, dead, chat)
+		mustAcquire(t, dead, chat)
+		time.Sleep(45 * time.Second) // kept by the heartbeat
+		if _, err := alive.TryAcquire(context.Background(), Request{Endpoint: chat}); err == nil {
+			t.Error("a third call was admitted on two slots")
+		}
+		crash(dead)
+		start := time.Now()
+		mustAcquire(t, alive, chat).Release()
+		took := time.Since(start)
+		if took < 20*time.Second || took > 32*time.Second {
+			t.Errorf("the slot came back %v after the crash, want between two thirds of the TTL and the TTL", took)
+		}
+		closeAll(t, alive)
+	})
+}
+
+// crash ends a coordinator as SIGKILL would: nothing is said to Redis.
+func crash(c *Coordinator) {
+	c.stop()
+	c.done.Wait()
+}
+
+func TestLostLeaseIsToldToTheHolder_Curator595(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", policy)
+		p := mustAcquire(t, c, chat)
+		ctx, cancel := p.Context(context.Background())
+		defer cancel()
+		r.mini.FlushAll()
+		select {
+		case <-p.Lost():
+		case <-time.After(11 * time.Second):
+			t.Fatal("Lost is open a heartbeat after the lease has gone")
+		}
+		<-ctx.Done()
+		if err := context.Cause(ctx); !errors.Is(err, ErrLeaseLost) {
+			t.Errorf("cause %v, want ErrLeaseLost", err)
+		}
+		p.Release()
+		closeAll(t, c)
+	})
+}
+
+func TestHolderCutOffFromRedisLosesItsLease(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", policy)
+		p := mustAcquire(t, c, chat)
+		r.mini.SetError("LOADING Redis is loading the dataset in memory")
+		start := time.Now()
+		<-p.Lost()
+		if took := time.Since(start); took > 41*time.Second {
+			t.Errorf("told after %v, want a heartbeat after the TTL at the latest", took)
+		}
+		r.mini.SetError("")
+		p.Release()
+		closeAll(t, c)
+	})
+}
+
+func TestReleasingTwiceOrForAnotherChangesNothing(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		a, b := r.worker("a", policy), r.worker("b", policy)
+		p, q := mustAcquire(t, a, chat), mustAcquire(t, b, chat)
+		p.Release()
+		p.Release()
+		thief := b.newPermit(b.lanes[chat], admission{at: q.admitted, last: q.seq}, q.seq, time.Now())
+		thief.lease = strings.Replace(q.lease, "b:", "a:", 1)
+		thief.Release()
+		synctest.Wait()
+		s, err := a.State(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Endpoints[0].InUse != 1 || s.Endpoints[0].Leases[0].Worker != "b" {
+			t.Errorf("state %+v, want one slot held by b", s.Endpoints[0])
+		}
+		closeAll(t, a, b)
+	})
+}
+
+func TestFirst429PausesTheFleetAndIsOneStrike(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 600, Headroom: 1}
+		a, b := r.worker("a", p), r.worker("b", p)
+		var volley []*Permit
+		for range 10 {
+			volley = append(volley, mustAcquire(t, a, ""), mustAcquire(t, b, ""))
+		}
+		f := NoFeedback
+		f.Status, f.RetryAfter = 429, 20*time.Second
+		for _, permit := range volley {
+			permit.Report(f)
+		}
+		synctest.Wait()
+		s, err := a.State(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Backoff == nil || s.Backoff.Strikes != 1 || s.Backoff.Left < 20*time.Second || s.Backoff.Left > 21*time.Second {
+			t.Fatalf("backoff %+v, want one strike and Retry-After of 20 s with at most 1 s of jitter", s.Backoff)
+		}
+		if ttl := r.mini.TTL("fleetlimit:{acme}:backoff"); ttl < 20*time.Second || ttl > 22*time.Second {
+			t.Errorf("TTL of the pause %v, want its length", ttl)
+		}
+		times := grantTimes(t, []*Coordinator{a, b}, 10, 30*time.Second, func(permit *Permit) {
+			ok := NoFeedback
+			ok.Status = 200
+			permit.Report(ok)
+		})
+		closeAll(t, a, b)
+		if len(times) == 0 || times[0] < 20*time.Second {
+			t.Fatalf("admissions %v, want none in the pause", times)
+		}
+		if n := mostWithin(times, time.Second); n > 12 {
+			t.Errorf("%d admissions within a second after the pause, want the pace of 10 per second", n)
+		}
+	})
+}
+
+func TestStrikesDoubleThePauseAndSuccessClearsThem(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 600, Headroom: 1})
+		refuse, ok := NoFeedback, NoFeedback
+		refuse.Status, ok.Status = 429, 200
+		for _, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+			mustAcquire(t, c, "").Report(refuse)
+			synctest.Wait()
+			s, _ := c.State(context.Background())
+			if s.Backoff == nil || s.Backoff.Left < want || s.Backoff.Left > want+want/10+time.Millisecond {
+				t.Errorf("pause %+v, want %v and up to a tenth more", s.Backoff, want)
+			}
+		}
+		mustAcquire(t, c, "").Report(ok)
+		mustAcquire(t, c, "").Report(refuse)
+		synctest.Wait()
+		if s, _ := c.State(context.Background()); s.Backoff == nil || s.Backoff.Strikes != 1 {
+			t.Errorf("backoff %+v after a success, want one strike", s.Backoff)
+		}
+		closeAll(t, c)
+	})
+}
+
+func TestCapPushbackPausesTheEndpointAlone(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", policy)
+		p := mustAcquire(t, c, chat)
+		p.Report(Feedback{Status: 429, Limit: 60, Remaining: 30, Reset: -1, RetryAfter: 5 * time.Second})
+		p.Release()
+		synctest.Wait()
+		start := time.Now()
+		mustAcquire(t, c, "")
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("a request without slot waited %v for a pause of %s", took, chat)
+		}
+		mustAcquire(t, c, chat).Release()
+		if took := time.Since(start); took < 5*time.Second {
+			t.Errorf("%s was admitted after %v of a pause of 5 s", chat, took)
+		}
+		closeAll(t, c)
+	})
+}
+
+func TestStrangersOnTheKeyAreSeen(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 100, Headroom: 1})
+		first, second := mustAcquire(t, c, ""), mustAcquire(t, c, "")
+		second.Report(Feedback{Status: 200, Limit: 100, Remaining: 68, Reset: -1, RetryAfter: -1})
+		first.Report(Feedback{Status: 200, Limit: 100, Remaining: 99, Reset: -1, RetryAfter: -1})
+		synctest.Wait()
+		s, err := c.State(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Foreign != 30 {
+			t.Errorf("foreign %d, want 30: the youngest permit's observation", s.Foreign)
+		}
+		time.Sleep(61 * time.Second)
+		if s, _ = c.State(context.Background()); s.Foreign != 0 {
+			t.Errorf("foreign %d a window later, want 0", s.Foreign)
+		}
+		closeAll(t, c)
+	})
+}
+
+func TestTheFleetFollowsTheReportedTier(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 600, Headroom: 1}
+		a, b := r.worker("a", p), r.worker("b", p)
+		mustAcquire(t, a, "").Report(Feedback{Status: 200, Limit: 120, Remaining: 119, Reset: -1, RetryAfter: -1})
+		synctest.Wait()
+		if s, _ := b.State(context.Background()); s.Limit != 120 || s.Reported != 120 {
+			t.Errorf("b sees %+v, want the reported limit of 120", s)
+		}
+		times := grantTimes(t, []*Coordinator{b}, 40, 2*time.Minute, func(*Permit) { time.Sleep(time.Second) })
+		closeAll(t, a, b)
+		if most := mostWithin(times, time.Minute); most > 120 {
+			t.Errorf("%d permits in a window of 120", most)
+		}
+	})
+}
+
+func TestDeadlineThatCannotBeMetFailsAtOnce(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 6, Burst: 1, Headroom: 1})
+		mustAcquire(t, c, "")
+		ctx, cancel := within(3 * time.Second)
+		defer cancel()
+		start := time.Now()
+		_, err := c.Acquire(ctx, Request{})
+		var wait *WaitError
+		if !errors.As(err, &wait) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("error %v, want a WaitError that is an exceeded deadline", err)
+		}
+		if wait.Gate != GatePace || wait.Wait < 9*time.Second || time.Since(start) > time.Second {
+			t.Errorf("after %v: %v, want at once, gate pace, 10 s", time.Since(start), err)
+		}
+		closeAll(t, c)
+	})
+}
+
+func TestTryAcquireNeverWaits(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", policy)
+		start := time.Now()
+		if _, err := c.TryAcquire(context.Background(), Request{Endpoint: video}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.TryAcquire(context.Background(), Request{Endpoint: video})
+		var wait *WaitError
+		if !errors.As(err, &wait) || wait.Gate != GateSlots || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v, want a WaitError at the gate slots", err)
+		}
+		if _, err := c.TryAcquire(context.Background(), Request{Endpoint: "POST /nowhere"}); !errors.Is(err, ErrUnknownEndpoint) {
+			t.Errorf("error %v, want ErrUnknownEndpoint", err)
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("took %v", took)
+		}
+		closeAll(t, c)
+	})
+}
+
+func TestJobKeepsItsSlotBeyondTheWorker(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		starter, other := r.worker("starter", policy), r.worker("other", policy)
+		mustAcquire(t, starter, video).BindJob("va_1")
+		synctest.Wait()
+		crash(starter)
+		time.Sleep(5 * time.Minute)
+		if _, err := other.TryAcquire(context.Background(), Request{Endpoint: video}); err == nil {
+			t.Fatal("the slot of a running job was given away")
+		}
+		other.JobSeen(video, "va_1")
+		time.Sleep(8 * time.Minute) // longer than the TTL since the start, not since it was seen
+		if _, err := other.TryAcquire(context.Background(), Request{Endpoint: video}); err == nil {
+			t.Fatal("the slot of a job that was seen alive was given away")
+		}
+		other.JobDone(video, "va_1")
+		other.JobDone(video, "va_1")
+		start := time.Now()
+		mustAcquire(t, other, video).Release()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("the slot came back %v after the job was seen done", took)
+		}
+		closeAll(t, other)
+	})
+}
+
+func TestUnsentRequestGivesBudgetBack(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 10, Burst: 10, Headroom: 1, Endpoints: policy.Endpoints})
+		for range 50 {
+			mustAcquire(t, c, video).Return()
+		}
+		synctest.Wait()
+		s, err := c.State(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Used != 0 || s.Endpoints[1].InUse != 0 {
+			t.Errorf("used %d, slots %d after everything was returned, want none", s.Used, s.Endpoints[1].InUse)
+		}
+		closeAll(t, c)
+	})
+}
+
+func TestCancelledCallersLoseNothing(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		a, b := r.worker("a", policy), r.worker("b", policy)
+		held := mustAcquire(t, a, video)
+		for range 20 {
+			ctx, cancel := within(50 * time.Millisecond)
+			if _, err := b.Acquire(ctx, Request{Endpoint: video}); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("error %v, want an exceeded deadline", err)
+			}
+			cancel()
+		}
+		synctest.Wait()
+		s, _ := a.State(context.Background())
+		if s.Endpoints[1].Waiting != 0 || s.Queued != 0 {
+			t.Errorf("%d and %d places are left of callers that have gone", s.Endpoints[1].Waiting, s.Queued)
+		}
+		held.Release()
+		mustAcquire(t, a, video).Release()
+		closeAll(t, a, b)
+	})
+}
+
+func TestInteractiveOvertakesBatchOfTheWholeFleet(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 60, Burst: 1, Headroom: 1}
+		a, b := r.worker("a", p), r.worker("b", p)
+		ctx, cancel := within(10 * time.Minute)
+		defer cancel()
+		var wg sync.WaitGroup
+		for range 30 {
+			wg.Go(func() { a.Acquire(ctx, Request{Priority: Batch}) })
+		}
+		time.Sleep(5 * time.Second)
+		start := time.Now()
+		if _, err := b.Acquire(ctx, Request{Priority: Interactive}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("interactive waited %v behind batch callers, want the next permit", took)
+		}
+		wg.Wait()
+		closeAll(t, a, b)
+	})
+}
+
+func TestCloseLeavesNothing(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", policy)
+		held := mustAcquire(t, c, video)
+		failed := make(chan error)
+		go func() {
+			_, err := c.Acquire(context.Background(), Request{Endpoint: video})
+			failed <- err
+		}()
+		synctest.Wait()
+		go closeAll(t, c)
+		if err := <-failed; !errors.Is(err, ErrClosed) {
+			t.Errorf("waiting caller got %v, want ErrClosed", err)
+		}
+		closeAll(t, c)
+		<-held.Lost()
+		if _, err := c.Acquire(context.Background(), Request{}); !errors.Is(err, ErrClosed) {
+			t.Errorf("Acquire after Close: %v", err)
+		}
+		for _, key := range []string{"slots:" + video, "queue:" + video, "workers"} {
+			if r.mini.Exists("fleetlimit:{acme}:" + key) {
+				t.Errorf("key %s is left", key)
+			}
+		}
+	})
+}
+
+func TestIdleAccountLeavesNothing_Bottleneck115(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		for i := range 200 {
+			c := r.worker(fmt.Sprint("w", i), policy)
+			mustAcquire(t, c, "")
+			p, err := c.TryAcquire(context.Background(), Request{Endpoint: chat})
+			if err == nil {
+				p.Report(Feedback{Status: 429, Limit: 60, Remaining: 9, Reset: -1, RetryAfter: time.Second})
+			}
+			synctest.Wait()
+			crash(c)
+			if ttls := r.mini.Keys(); len(ttls) > 0 {
+				for _, key := range ttls {
+					if r.mini.TTL(key) <= 0 {
+						t.Fatalf("key %s has no TTL", key)
+					}
+				}
+			}
+		}
+		time.Sleep(20 * time.Minute)
+		if left := r.mini.Keys(); len(left) > 0 {
+			t.Errorf("keys left: %v", left)
+		}
+	})
+}
+
+func TestRedisAwayAndBack_Bottleneck194(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", policy)
+		p := mustAcquire(t, c, video)
+		r.mini.SetError("LOADING Redis is loading the dataset in memory")
+		p.Release()
+		ctx, cancel := within(time.Second)
+		_, err := c.Acquire(ctx, Request{})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "LOADING") {
+			t.Errorf("error %v, want an exceeded deadline and what Redis said", err)
+		}
+		time.AfterFunc(10*time.Second, func() { r.mini.SetError("") })
+		start := time.Now()
+		mustAcquire(t, c, video)
+		if took := time.Since(start); took > 14*time.Second {
+			t.Errorf("served %v after the outage began, want at most 4 s after its end", took)
+		}
+		closeAll(t, c)
+	})
+}
+
+func TestRefusalByRedisIsToldAtOnce(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", policy)
+		r.mini.Set("fleetlimit:{acme}:window", "garbage")
+		r.mini.Set("fleetlimit:{acme}:account", "garbage")
+		_, err := c.Acquire(context.Background(), Request{})
+		if err == nil || !strings.Contains(err.Error(), "WRONGTYPE") {
+			t.Errorf("error %v, want WRONGTYPE", err)
+		}
+		r.mini.FlushAll()
+		mustAcquire(t, c, "")
+		closeAll(t, c)
+	})
+}
+
+func TestClockSetBackStallsForOneWindowAtMost(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 60, Headroom: 1})
+		grantTimes(t, []*Coordinator{c}, 40, 90*time.Second, func(*Permit) { time.Sleep(time.Second) })
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				r.mini.SetTime(time.Now().Add(-time.Hour))
+				select {
+				case <-time.After(50 * time.Millisecond):
+				case <-stop:
+					return
+				}
+			}
+		}()
+		start := time.Now()
+		for range 30 {
+			mustAcquire(t, c, "")
+		}
+		if took := time.Since(start); took > 100*time.Second {
+			t.Errorf("30 permits took %v after the clock was set back by an hour", took)
+		}
+		close(stop)
+		<-stopped
+		closeAll(t, c)
+	})
+}

@@ -1,0 +1,212 @@
+package coordinator
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Feedback is what the API said about the budget in one response. Use
+// [NoFeedback] as a start: -1 stands for what the response did not say.
+type Feedback struct {
+	Status     int           // HTTP status code; 0: there was no response
+	Limit      int           // requests per window
+	Remaining  int           // requests left in the window
+	Reset      time.Duration // until the window resets
+	RetryAfter time.Duration // how long to wait
+}
+
+// NoFeedback is a response that said nothing.
+var NoFeedback = Feedback{Limit: -1, Remaining: -1, Reset: -1, RetryAfter: -1}
+
+// Permit is the right to send one request now. It holds one unit of budget,
+// which is spent, and, where the endpoint needs it, a slot until one of Release,
+// ReleaseAfter, Return, BindJob and Keep ends it; the first of them counts. All
+// methods are safe for concurrent use and none waits for Redis.
+type Permit struct {
+	c        *Coordinator
+	lane     *lane
+	lease    string // empty: no slot
+	seq      int64
+	base     int64  // number of the last permit that had left the window at the admission
+	epoch    int64  // how often the API had pushed back by then
+	admitted string // instant of Redis
+	since    string // instant of Redis from which it waited
+	asked    time.Time
+	waited   time.Duration
+
+	lost chan struct{}
+
+	mu       sync.Mutex
+	ended    bool
+	reported bool
+	sent     bool
+	cause    error     // why lost was closed
+	renewed  time.Time // the lease lives at least leaseTTL from here; guarded by Coordinator.mu
+}
+
+func (c *Coordinator) newPermit(l *lane, r admission, seq int64, asked time.Time) *Permit {
+	p := &Permit{
+		c: c, lane: l, seq: seq, base: r.last - r.own, epoch: r.epoch,
+		admitted: r.at, since: r.since, asked: asked, renewed: asked,
+		lost: make(chan struct{}),
+	}
+	if l.slots > 0 {
+		p.lease = c.worker + ":" + r.at + ":" + formatInt(seq)
+	}
+	return p
+}
+
+// Waited is the time between the call of Acquire and the grant.
+func (p *Permit) Waited() time.Duration { return p.waited }
+
+// Release gives the slot back; the budget stays spent.
+func (p *Permit) Release() { p.end(op{kind: opRelease}) }
+
+// ReleaseAfter gives the slot back after d: the call was broken off, and the API
+// may take this long to notice.
+func (p *Permit) ReleaseAfter(d time.Duration) {
+	p.end(op{kind: opRelease, linger: min(max(d, 0), p.lane.leaseTTL)})
+}
+
+// Return gives slot and budget back: the request was never sent.
+func (p *Permit) Return() { p.end(op{kind: opReturn}) }
+
+// BindJob hands the slot over to a job that the call has started. It is then
+// held, whatever becomes of this process, until [Coordinator.JobDone] is called
+// for the job, or until nobody has seen it for the endpoint's JobTTL. On an
+// endpoint without JobTTL, or with a job whose name is no good (1 to 256
+// printable ASCII characters), it does the same as Keep.
+func (p *Permit) BindJob(job string) {
+	if p.lane.jobTTL == 0 || !validJob(job) {
+		p.Keep()
+		return
+	}
+	p.end(op{kind: opBind, job: job})
+}
+
+// Keep leaves the slot taken until its lease ends by itself: the call may have
+// started something that nobody can watch.
+func (p *Permit) Keep() { p.end(op{}) }
+
+// Sent says that the request has just been written to the network. If that was
+// unusually long after the admission, the account counts it from now.
+func (p *Permit) Sent() {
+	p.mu.Lock()
+	first := !p.sent
+	p.sent = true
+	p.mu.Unlock()
+	if first && time.Since(p.asked) > p.c.policy.Jitter/2 {
+		p.c.post(op{kind: opLate, lane: p.c.lanes[anyEndpoint], permit: p})
+	}
+}
+
+// Report passes on what the API said. Only the first report of a permit counts.
+func (p *Permit) Report(f Feedback) {
+	p.mu.Lock()
+	first := !p.reported
+	p.reported = true
+	p.mu.Unlock()
+	if first {
+		p.c.post(op{kind: opSaid, lane: p.lane, permit: p, said: f.clamp()})
+	}
+}
+
+// Lost is closed when the slot's lease was lost before it was released. Whoever
+// holds the permit then runs a call that the fleet does not know of.
+func (p *Permit) Lost() <-chan struct{} { return p.lost }
+
+// Context returns a child of parent that ends with the cause [ErrLeaseLost] when
+// the lease is lost. The function frees its resources and must be called.
+func (p *Permit) Context(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(parent)
+	if p.lease == "" {
+		return ctx, func() { cancel(nil) }
+	}
+	stop := make(chan struct{})
+	var once sync.Once
+	go func() {
+		select {
+		case <-p.lost:
+			p.mu.Lock()
+			cause := p.cause
+			p.mu.Unlock()
+			cancel(cause)
+		case <-stop:
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		once.Do(func() { close(stop) })
+		cancel(nil)
+	}
+}
+
+func (p *Permit) end(o op) {
+	p.mu.Lock()
+	first := !p.ended
+	p.ended = true
+	p.mu.Unlock()
+	if !first {
+		return
+	}
+	if p.lease != "" {
+		p.c.drop(p)
+	} else if o.kind != opReturn {
+		return
+	}
+	if o.kind != "" {
+		o.lane, o.permit = p.lane, p
+		p.c.post(o)
+	}
+}
+
+func (p *Permit) opReturn() op {
+	p.ended = true
+	return op{kind: opReturn, lane: p.lane, permit: p}
+}
+
+// lose closes Lost, once, unless the permit has ended.
+func (p *Permit) lose(cause error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended || p.cause != nil {
+		return
+	}
+	p.cause = cause
+	close(p.lost)
+}
+
+// clamp keeps what the API said within sane bounds; what makes no sense becomes
+// unknown.
+func (f Feedback) clamp() Feedback {
+	if f.Limit < 1 || f.Limit > maxLimit {
+		f.Limit = -1
+	}
+	if f.Remaining < 0 {
+		f.Remaining = -1
+	}
+	f.Remaining = min(f.Remaining, maxLimit)
+	f.Reset = clampDuration(f.Reset)
+	f.RetryAfter = clampDuration(f.RetryAfter)
+	return f
+}
+
+func clampDuration(d time.Duration) time.Duration {
+	if d < 0 {
+		return -1
+	}
+	return min(d, 24*time.Hour)
+}
+
+func validJob(id string) bool {
+	if id == "" || len(id) > 256 {
+		return false
+	}
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,178 @@
+package coordinator
+
+import (
+	"container/heap"
+	"context"
+	"time"
+)
+
+// A lane is one queue of callers in this process: one for each endpoint with
+// slots, and one for all requests that need budget alone. Its fields below the
+// first group are guarded by Coordinator.mu.
+type lane struct {
+	name     string // the endpoint's pattern, or anyEndpoint
+	number   int    // position in Policy.Endpoints, from 1; 0 for anyEndpoint
+	slots    int    // 0 for anyEndpoint
+	leaseTTL time.Duration
+	jobTTL   time.Duration
+
+	waiters   waiters
+	placed    bool      // this process has a place in the shared queue
+	rank      Priority  // the priority with which it took the place
+	notBefore time.Time // when to ask next; zero: at once
+	gate      Gate      // what said no last
+	trouble   error     // why Redis could not be asked
+	arrivals  uint64
+}
+
+// A waiter is one call of Acquire.
+type waiter struct {
+	lane     *lane
+	priority Priority
+	arrival  uint64
+	since    string // instant of an earlier attempt, as Redis gave it
+	joined   time.Time
+	deadline time.Time // zero: none
+	index    int       // in the heap; -1: no longer waiting
+
+	done   chan struct{} // closed when permit or err is set
+	permit *Permit
+	err    error
+}
+
+func (w *waiter) finish(p *Permit, err error) {
+	w.permit, w.err = p, err
+	if p != nil {
+		p.waited = time.Since(w.joined)
+	}
+	close(w.done)
+}
+
+// waiters is a heap: highest priority first, then retries and arrivals in order.
+type waiters []*waiter
+
+func (q waiters) Len() int { return len(q) }
+func (q waiters) Less(i, j int) bool {
+	if q[i].priority != q[j].priority {
+		return q[i].priority > q[j].priority
+	}
+	if (q[i].since == "") != (q[j].since == "") {
+		return q[i].since != ""
+	}
+	return q[i].arrival < q[j].arrival
+}
+func (q waiters) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+func (q *waiters) Push(x any) {
+	w := x.(*waiter)
+	w.index = len(*q)
+	*q = append(*q, w)
+}
+func (q *waiters) Pop() any {
+	old := *q
+	w := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	w.index = -1
+	return w
+}
+
+func (l *lane) pop() *waiter { return heap.Pop(&l.waiters).(*waiter) }
+
+// laneOf finds the lane of a request. c.mu must be held.
+func (c *Coordinator) laneOf(r Request) (*lane, error) {
+	if c.closed {
+		return nil, ErrClosed
+	}
+	if r.Endpoint == "" {
+		return c.lanes[anyEndpoint], nil
+	}
+	l, ok := c.lanes[r.Endpoint]
+	if !ok || l.slots == 0 {
+		return nil, ErrUnknownEndpoint
+	}
+	return l, nil
+}
+
+// join puts a caller into its lane.
+func (c *Coordinator) join(ctx context.Context, r Request) (*waiter, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l, err := c.laneOf(r)
+	if err != nil {
+		return nil, err
+	}
+	w := &waiter{
+		lane: l, priority: clampPriority(r.Priority), since: sinceOf(r),
+		joined: time.Now(), done: make(chan struct{}),
+	}
+	w.deadline, _ = ctx.Deadline()
+	if l.outlasts(w) {
+		return nil, c.tooLate(w)
+	}
+	l.arrivals++
+	w.arrival = l.arrivals
+	heap.Push(&l.waiters, w)
+	// Who has a place waits for its turn, except to improve it.
+	if !l.placed || w.priority > l.rank {
+		if l.placed {
+			l.notBefore = time.Time{}
+		}
+		c.signal()
+	}
+	return w, nil
+}
+
+// abandon takes a caller out of its lane; false: it has been served already.
+func (c *Coordinator) abandon(w *waiter) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w.index < 0 {
+		return false
+	}
+	heap.Remove(&w.lane.waiters, w.index)
+	c.leaveIfEmpty(w.lane)
+	return true
+}
+
+// leaveIfEmpty gives the place in the shared queue up when nobody here needs it.
+// c.mu must be held.
+func (c *Coordinator) leaveIfEmpty(l *lane) {
+	if l.waiters.Len() == 0 && l.placed {
+		l.placed, l.notBefore = false, time.Time{}
+		c.outbox = append(c.outbox, op{kind: opLeave, lane: l})
+		c.signal()
+	}
+}
+
+// outlasts says whether the lane is known to stay shut past the caller's
+// deadline. For a slot nothing is known: it may be released any time.
+func (l *lane) outlasts(w *waiter) bool {
+	switch l.gate {
+	case GateBackoff, GatePace, GateWindow:
+		return l.placed && !w.deadline.IsZero() && w.deadline.Before(l.notBefore)
+	}
+	return false
+}
+
+func (c *Coordinator) tooLate(w *waiter) error {
+	e := &WaitError{Account: c.account, Gate: w.lane.gate, Wait: time.Until(w.lane.notBefore), deadline: true}
+	if w.lane.slots > 0 {
+		e.Endpoint = w.lane.name
+	}
+	return e
+}
+
+func clampPriority(p Priority) Priority { return min(max(p, Batch), Interactive) }
+
+func sinceOf(r Request) string {
+	if r.Retry == nil {
+		return ""
+	}
+	return r.Retry.since
+}

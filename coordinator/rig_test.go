@@ -1,0 +1,69 @@
+package coordinator
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+// A rig is a Redis in memory whose clock is that of the synctest bubble.
+type rig struct {
+	t    *testing.T
+	mini *miniredis.Miniredis
+	rdb  *redis.Client
+}
+
+// inVirtualTime runs a test in a bubble: hours pass in milliseconds, and every
+// goroutine must have ended when the test does.
+func inVirtualTime(t *testing.T, test func(t *testing.T, r *rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		mini := miniredis.NewMiniRedis()
+		mini.ClockTTL(true)
+		r := &rig{t: t, mini: mini}
+		r.rdb = r.client()
+		test(t, r)
+		r.rdb.Close()
+		mini.Close()
+		time.Sleep(time.Second) // go-redis notices a closed subscription after its retry delay
+	})
+}
+
+// client returns a connection pool of its own, as another process would have.
+func (r *rig) client() *redis.Client {
+	return redis.NewClient(&redis.Options{
+		Addr:            "127.0.0.1:6379",
+		Dialer:          func(context.Context, string, string) (net.Conn, error) { return r.mini.Dial() },
+		DisableIdentity: true,
+		Protocol:        2,
+	})
+}
+
+func (r *rig) worker(name string, p Policy) *Coordinator {
+	r.t.Helper()
+	c, err := New(r.rdb, p, Options{Account: "acme", Worker: name, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return c
+}
+
+func within(d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), d)
+}
+
+func mustAcquire(t *testing.T, c *Coordinator, endpoint string) *Permit {
+	t.Helper()
+	p, err := c.Acquire(context.Background(), Request{Endpoint: endpoint})
+	if err != nil {
+		t.Fatalf("Acquire(%q): %v", endpoint, err)
+	}
+	return p
+}

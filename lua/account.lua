@@ -1,0 +1,295 @@
+--[[
+account.lua: what admit.lua and settle.lua share. scripts.go puts it in front of
+both; it is no script of its own.
+
+An account is one API key and the budget behind it. Its keys are
+fleetlimit:{<account>}:<what>; docs/redis-keys.md lists them all. Instants are
+milliseconds of the Redis server's clock with three decimals, durations are
+milliseconds.
+
+The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
+  tat_ms        theoretical arrival time of the pace bucket (GCRA)
+  seq           number of the last permit granted; starts at the clock, so that
+                it grows even across a flush of Redis
+  own           permits granted in the last window + jitter
+  open_from_ms, open_last_ms, open_n, oldest_ms
+                the bucket of grants that is being filled, and the last instant
+                of the oldest closed one (0: there is none)
+  reported      the limit that the API reported (0: none yet)
+  foreign, foreign_ms, stranger_ms, observed_seq
+                what strangers spent on the key, when that was observed, when a
+                stranger was last seen, and the permit that observed it
+  tight         1 while the window gate has turned somebody away and the queue
+                has not been empty since: bursts are kept small
+  epoch, strikes  how often the API pushed back; how often in a row
+--]]
+
+local MAX_PAUSE = 300000   -- longest shared pause: 5 minutes
+local GRACE = 1000         -- how late a place in a queue may be claimed
+local IDLE_TTL = 600000    -- an idle account disappears after this time
+local BUCKETS = 256        -- buckets per window of the ring of grants
+local TIGHT_BURST = 0.02   -- burst while callers wait, as a share of the limit
+local LIMIT_CEILING = 1e9
+
+local FIELDS = {
+  'tat_ms', 'seq', 'own', 'open_from_ms', 'open_last_ms', 'open_n', 'oldest_ms',
+  'reported', 'foreign', 'foreign_ms', 'stranger_ms', 'observed_seq',
+  'tight', 'epoch', 'strikes',
+}
+
+local function clock()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + tonumber(t[2]) / 1000
+end
+
+local function ms(x) return string.format('%.3f', x) end
+local function int(x) return string.format('%.0f', x) end
+
+-- number reads a stored value; whatever is not a sane number counts as 0.
+local function number(s)
+  local x = tonumber(s)
+  if not x or x ~= x or x < 0 or x > 1e15 then return 0 end
+  return x
+end
+
+local function read_policy(argv, i)
+  return {
+    limit = tonumber(argv[i]),
+    window = tonumber(argv[i + 1]),
+    jitter = tonumber(argv[i + 2]),
+    headroom = tonumber(argv[i + 3]),
+    burst = tonumber(argv[i + 4]),
+    horizon = tonumber(argv[i + 1]) + tonumber(argv[i + 2]),
+  }
+end
+
+-- The ring of grants: a list of closed buckets "<last_ms> <count> <seq>", oldest
+-- first, and the open bucket in the account hash. A bucket leaves only when its
+-- last grant lies outside the window + jitter, so the count is never too low.
+
+local function parse_bucket(entry)
+  local last, count, seq = string.match(entry, '^(%S+) (%S+) (%S+)$')
+  return number(last), number(count), number(seq)
+end
+
+local function evict(a, p, key, now)
+  local edge = now - p.horizon
+  if a.open_last_ms <= edge then
+    if a.oldest_ms > 0 then redis.call('DEL', key) end
+    a.own, a.open_n, a.oldest_ms = 0, 0, 0
+    return
+  end
+  while a.oldest_ms > 0 and a.oldest_ms <= edge do
+    local out = redis.call('LPOP', key)
+    if out then
+      local _, count = parse_bucket(out)
+      a.own = math.max(0, a.own - count)
+    end
+    local head = redis.call('LINDEX', key, 0)
+    a.oldest_ms = head and parse_bucket(head) or 0
+  end
+end
+
+-- count_in adds n (at least 1) requests to the ring at this instant.
+local function count_in(a, p, key, now, n)
+  if a.open_n > 0 and now - a.open_from_ms >= p.window / BUCKETS then
+    redis.call('RPUSH', key, ms(a.open_last_ms) .. ' ' .. int(a.open_n) .. ' ' .. int(a.seq))
+    redis.call('PEXPIRE', key, int(p.horizon * 2))
+    if a.oldest_ms == 0 then a.oldest_ms = a.open_last_ms end
+    a.open_n = 0
+  end
+  if a.open_n == 0 then a.open_from_ms = now end
+  a.open_n, a.open_last_ms, a.own = a.open_n + n, now, a.own + n
+end
+
+-- count_out takes one request out of the bucket that holds permit seq, if the
+-- window still holds it.
+local function count_out(a, key, seq)
+  local closed = a.oldest_ms > 0 and redis.call('LRANGE', key, 0, -1) or {}
+  for i = #closed, 1, -1 do
+    local last, count, upto = parse_bucket(closed[i])
+    if upto < seq then break end
+    local _, _, before = 0, 0, 0
+    if i > 1 then _, _, before = parse_bucket(closed[i - 1]) end
+    if before < seq then
+      if count > 0 then
+        redis.call('LSET', key, i - 1, ms(last) .. ' ' .. int(count - 1) .. ' ' .. int(upto))
+        a.own = math.max(0, a.own - 1)
+      end
+      return
+    end
+  end
+  if a.open_n > 0 then
+    a.open_n, a.own = a.open_n - 1, math.max(0, a.own - 1)
+  end
+end
+
+-- granted_by returns the number of the last permit that was granted by instant t
+-- or in the same bucket.
+local function granted_by(a, key, t)
+  if a.oldest_ms == 0 or a.open_n > 0 and a.open_from_ms <= t then return a.seq end
+  local upto = a.seq - a.open_n
+  local from = -8
+  while true do
+    local closed = redis.call('LRANGE', key, from, from + 7)
+    for i = #closed, 1, -1 do
+      local last, _, seq = parse_bucket(closed[i])
+      if last < t then return upto end
+      upto = seq
+    end
+    if #closed < 8 then return upto end
+    from = from - 8
+  end
+end
+
+-- until_room returns how long it takes until `need` requests have left the window.
+local function until_room(a, p, key, now, need)
+  if a.oldest_ms == 0 then return a.open_last_ms + p.horizon - now end
+  if need <= 1 then return a.oldest_ms + p.horizon - now end
+  for _, entry in ipairs(redis.call('LRANGE', key, 0, -1)) do
+    local last, count = parse_bucket(entry)
+    need = need - count
+    if need <= 0 then return last + p.horizon - now end
+  end
+  return a.open_last_ms + p.horizon - now
+end
+
+-- Derived quantities of the budget.
+
+-- usable is the limit in force: the lower of policy and report, times headroom.
+local function usable(a, p)
+  local limit = p.limit
+  if a.reported > 0 and a.reported < limit then limit = a.reported end
+  return math.max(1, math.floor(limit * p.headroom + 1e-6))
+end
+
+-- reserve is kept free while strangers use the key: for what the observation
+-- could not tell apart from our own requests (those granted within the jitter on
+-- both sides of it), and for what strangers spend until the next one, with two
+-- standard deviations of a Poisson arrival.
+local function reserve(a, p, now)
+  if a.stranger_ms == 0 or now - a.stranger_ms > p.horizon then return 0 end
+  local limit = usable(a, p)
+  local unseen = a.foreign * math.min(1, (now - a.foreign_ms + p.jitter) / p.window)
+  local r = 2 * p.jitter * limit / p.window + unseen + 2 * math.sqrt(unseen)
+  return math.ceil(math.min(r, limit / 10))
+end
+
+local function room(a, p, now)
+  return usable(a, p) - a.own - a.foreign - reserve(a, p, now)
+end
+
+-- emission_interval is T of GCRA: the time that one permit takes at full pace.
+local function emission_interval(a, p, now)
+  return p.window / math.max(1, usable(a, p) - a.foreign - reserve(a, p, now))
+end
+
+-- bucket_size is the burst of GCRA, in permits.
+local function bucket_size(a, p)
+  local limit = usable(a, p)
+  if a.tight == 1 then return math.max(1, math.floor(limit * TIGHT_BURST + 0.5)) end
+  local burst = p.burst
+  if a.reported > 0 and a.reported < p.limit then burst = burst * a.reported / p.limit end
+  return math.max(1, math.min(limit, math.floor(burst + 0.5)))
+end
+
+-- credit is the content of the pace bucket in permits, at most its size.
+local function credit(a, p, now)
+  local size = bucket_size(a, p)
+  return math.min(size, size - (a.tat_ms - now) / emission_interval(a, p, now))
+end
+
+local function set_credit(a, p, now, permits)
+  a.tat_ms = now + (bucket_size(a, p) - permits) * emission_interval(a, p, now)
+end
+
+-- set_tight switches between the large and the small burst and keeps the credit,
+-- as far as it fits: loosening gives nothing for free.
+local function set_tight(a, p, now, tight)
+  if a.tight == tight then return end
+  local kept = credit(a, p, now)
+  a.tight = tight
+  set_credit(a, p, now, math.min(kept, bucket_size(a, p)))
+end
+
+-- Pauses: the hash fleetlimit:{<account>}:backoff, or backoff:<endpoint>.
+local function pause_left(key, now)
+  local b = redis.call('HMGET', key, 'until_ms', 'length_ms')
+  if not b[1] then return 0 end
+  return math.max(0, math.min(number(b[1]) - now, number(b[2]), MAX_PAUSE))
+end
+
+-- load_account reads the account and brings it to this instant: the clock never
+-- runs backwards by a little, a large jump backwards is digested at once, and
+-- what is older than the window leaves.
+local function load_account(keys, p)
+  local now = clock()
+  local values = redis.call('HMGET', keys[1], unpack(FIELDS))
+  local a = {}
+  for i, field in ipairs(FIELDS) do a[field] = number(values[i]) end
+  if a.seq == 0 then a.seq = math.floor(now) end
+  if a.open_last_ms > now then
+    if a.open_last_ms - now <= 1000 then
+      now = a.open_last_ms
+    else
+      redis.call('DEL', keys[2])
+      a.open_from_ms, a.open_last_ms, a.open_n, a.oldest_ms = now, now, a.own, 0
+      a.foreign_ms, a.stranger_ms = math.min(a.foreign_ms, now), math.min(a.stranger_ms, now)
+    end
+  end
+  evict(a, p, keys[2], now)
+  if now - a.foreign_ms > p.horizon then a.foreign = 0 end
+  return a, now
+end
+
+local function save_account(a, keys)
+  redis.call('HSET', keys[1],
+    'tat_ms', ms(a.tat_ms), 'seq', int(a.seq), 'own', int(a.own),
+    'open_from_ms', ms(a.open_from_ms), 'open_last_ms', ms(a.open_last_ms),
+    'open_n', int(a.open_n), 'oldest_ms', ms(a.oldest_ms),
+    'reported', int(a.reported), 'foreign', int(a.foreign), 'foreign_ms', ms(a.foreign_ms),
+    'stranger_ms', ms(a.stranger_ms), 'observed_seq', int(a.observed_seq),
+    'tight', int(a.tight), 'epoch', int(a.epoch), 'strikes', int(a.strikes))
+  redis.call('PEXPIRE', keys[1], int(IDLE_TTL))
+end
+
+-- budget_wait returns how long it takes until the next permit fits the budget.
+local function budget_wait(a, p, key, now, paused)
+  local pace = (1 - credit(a, p, now)) * emission_interval(a, p, now)
+  local window, free = 0, room(a, p, now)
+  if free < 1 then
+    window = math.huge
+    if a.own > 0 then window = until_room(a, p, key, now, 1 - free) end
+    if a.foreign > 0 then window = math.min(window, a.foreign_ms + p.horizon - now) end
+    if window == math.huge then window = p.horizon end
+  end
+  return math.max(paused, pace, window, 0), pace, window
+end
+
+-- Queues: a sorted set of places "<worker> <endpoint>" by the instant from which
+-- they wait, and one of the same places by the instant at which their owner was
+-- told to come. A place that is not claimed within GRACE of that lapses.
+
+-- tell changes the instant at which the owner of a place shall come, and tells it
+-- on its channel.
+local function tell(keys, due_key, place, now, wait)
+  redis.call('ZADD', due_key, ms(now + wait), place)
+  local worker, endpoint = string.match(place, '^(%S+) (.*)$')
+  if worker then
+    redis.call('PUBLISH', string.sub(keys[1], 1, -8) .. 'wake:' .. worker,
+      string.format('%.3f %s', wait, endpoint))
+  end
+end
+
+-- wake_head tells the first in the queue for budget when it can be served, if
+-- that is earlier than it knows. So the head always knows, and capacity that
+-- comes earlier than foreseen finds somebody.
+local function wake_head(a, p, keys, now, paused)
+  local head = redis.call('ZRANGE', keys[4], 0, 0)[1]
+  if not head then return end
+  local due = number(redis.call('ZSCORE', keys[5], head))
+  local wait = budget_wait(a, p, keys[2], now, paused)
+  if due - now > wait + math.max(2, emission_interval(a, p, now) / 10) then
+    tell(keys, keys[5], head, now, wait)
+  end
+end

@@ -1,0 +1,75 @@
+--[[
+renew.lua: the heartbeat of a worker. One call keeps all its leases, marks it
+alive and writes down its policy for those who look.
+
+KEYS  1 fleetlimit:{<account>}:account
+      2 fleetlimit:{<account>}:workers     zset, workers by the instant at which
+                                           they count as dead
+  then one for each endpoint of the policy
+        fleetlimit:{<account>}:slots:<endpoint>
+
+ARGV  1 worker
+      2 time for which it counts as alive, ms; 0: it leaves
+      3 limit  4 window ms  5 jitter ms  6 headroom  7 burst    (the policy)
+      8 number of endpoints E; then for each its name, slots and lease TTL, ms
+  then the leases to renew
+      <e> <lease>                          <e> is the number of an endpoint, 1..E
+
+Reply: array of strings
+      1 workers alive, this one included
+      2.. the leases that are lost: released, expired or unknown
+--]]
+
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + tonumber(t[2]) / 1000
+local IDLE_TTL = 600000
+
+local worker, alive = ARGV[1], tonumber(ARGV[2])
+local endpoints = tonumber(ARGV[8])
+
+local function ms(x) return string.format('%.3f', x) end
+
+-- The dead are buried a hundred at a time, so that no heartbeat pays for a
+-- thousand of them.
+local function mark_alive()
+  if alive > 0 then
+    redis.call('ZADD', KEYS[2], ms(now + alive), worker)
+    redis.call('PEXPIRE', KEYS[2], string.format('%.0f', alive + 1000))
+  else
+    redis.call('ZREM', KEYS[2], worker)
+  end
+  local dead = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ms(now), 'LIMIT', 0, 100)
+  if #dead > 0 then redis.call('ZREM', KEYS[2], unpack(dead)) end
+  return redis.call('ZCOUNT', KEYS[2], '(' .. ms(now), '+inf')
+end
+
+local function write_policy()
+  redis.call('HSET', KEYS[1], 'limit', ARGV[3], 'window_ms', ARGV[4], 'jitter_ms', ARGV[5],
+    'headroom', ARGV[6], 'burst', ARGV[7])
+  for e = 1, endpoints do
+    redis.call('HSET', KEYS[1], 'slots:' .. ARGV[6 + 3 * e], ARGV[7 + 3 * e])
+  end
+  redis.call('PEXPIRE', KEYS[1], IDLE_TTL)
+end
+
+-- An expired lease is lost even if nobody has taken the slot yet: its holder
+-- must not learn later than others that it may be taken.
+local function renew(e, lease)
+  local key, ttl = KEYS[2 + e], tonumber(ARGV[8 + 3 * e])
+  local expiry = redis.call('ZSCORE', key, lease)
+  if not expiry then return false end
+  if tonumber(expiry) <= now then
+    redis.call('ZREM', key, lease)
+    return false
+  end
+  redis.call('ZADD', key, ms(now + ttl), lease)
+  redis.call('PEXPIRE', key, string.format('%.0f', ttl + 1000))
+  return true
+end
+
+local reply = {tostring(mark_alive())}
+if alive > 0 then write_policy() end
+for i = 9 + 3 * endpoints, #ARGV - 1, 2 do
+  if not renew(tonumber(ARGV[i]), ARGV[i + 1]) then reply[#reply + 1] = ARGV[i + 1] end
+end
+return reply

@@ -1,0 +1,33 @@
+// Package lua holds the scripts that make every decision about an account in one
+// atomic step inside Redis. Each .lua file begins with its KEYS, ARGV and reply.
+//
+// The scripts use the Redis server's clock only, declare all their keys, and run
+// on Redis 7 and later, on Valkey and on miniredis, also in a cluster.
+package lua
+
+import (
+	_ "embed"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	//go:embed account.lua
+	account string
+	//go:embed admit.lua
+	admit string
+	//go:embed settle.lua
+	settle string
+	//go:embed renew.lua
+	renew string
+	//go:embed inspect.lua
+	inspect string
+)
+
+// The scripts.
+var (
+	Admit   = redis.NewScript(account + admit)
+	Settle  = redis.NewScript(account + settle)
+	Renew   = redis.NewScript(renew)
+	Inspect = redis.NewScript(inspect)
+)

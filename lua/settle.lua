@@ -1,0 +1,260 @@
+--[[
+settle.lua: what became of permits. Gives leases back and records what the API
+said, many at once.
+
+KEYS  1 fleetlimit:{<account>}:account
+      2 fleetlimit:{<account>}:window
+      3 fleetlimit:{<account>}:backoff
+      4 fleetlimit:{<account>}:queue
+      5 fleetlimit:{<account>}:due
+  then four for each endpoint that the operations name
+        fleetlimit:{<account>}:backoff:<endpoint>
+        fleetlimit:{<account>}:slots:<endpoint>
+        fleetlimit:{<account>}:queue:<endpoint>
+        fleetlimit:{<account>}:due:<endpoint>
+  then one for each job
+        fleetlimit:{<account>}:job:<endpoint>:<job>   string, the job's lease
+
+ARGV  1 worker
+      2 limit  3 window ms  4 jitter ms  5 headroom  6 burst    (the policy)
+      7 number of endpoints E; then for each its name and its slots
+  then the operations, one after the other. <e> is the number of an endpoint,
+  1..E, or 0 for requests that need budget alone; <key> is an index of KEYS.
+      release <e> <lease> <linger ms>   free the slot, now or after a while
+      return  <e> <lease> <number>      the request was never sent: slot and
+                                        budget come back
+      late    <number>                  the request left so late that it counts
+                                        from now
+      bind    <e> <lease> <key> <ttl>   the slot belongs to a job from now on
+      seen    <e> <key> <ttl>           the job is alive
+      done    <e> <key>                 the job has ended
+      leave   <e> <endpoint>            nobody here waits any more
+      said    <e> <number> <admitted ms> <base> <epoch> <status> <limit>
+              <remaining> <reset ms> <retry after ms> <random 0..1>
+                                        what the API said; -1 where it did not.
+                                        base: number of the last permit that had
+                                        left the window at the admission
+
+Reply: array of strings
+      1 leases released
+      2 epoch
+      3 how long the account is paused, ms
+--]]
+
+local worker = ARGV[1]
+local policy = read_policy(ARGV, 2)
+local a, now = load_account(KEYS, policy)
+local endpoints = tonumber(ARGV[7])
+local cursor = 8 + 2 * endpoints
+local released = 0
+local freed = {}
+
+local function next_arg()
+  cursor = cursor + 1
+  return ARGV[cursor - 1]
+end
+
+local function next_number()
+  return tonumber(next_arg())
+end
+
+local function key_of(e, what)
+  return KEYS[5 + 4 * (e - 1) + what]
+end
+local BACKOFF, SLOTS, QUEUE, DUE = 1, 2, 3, 4
+
+-- Leases
+
+local function free_lease(e, lease)
+  if redis.call('ZREM', key_of(e, SLOTS), lease) == 1 then
+    released = released + 1
+    freed[e] = true
+  end
+end
+
+local function extend_lease(e, lease, ttl)
+  if redis.call('ZSCORE', key_of(e, SLOTS), lease) then
+    redis.call('ZADD', key_of(e, SLOTS), ms(now + ttl), lease)
+    redis.call('PEXPIRE', key_of(e, SLOTS), int(ttl + GRACE))
+    return true
+  end
+  return false
+end
+
+-- Only the holder may give a lease back: its name is the lease's first part.
+local function is_mine(lease)
+  return string.sub(lease, 1, #worker + 1) == worker .. ':'
+end
+
+local function release(e, lease, linger)
+  if not is_mine(lease) then return end
+  if linger <= 0 then return free_lease(e, lease) end
+  if redis.call('ZSCORE', key_of(e, SLOTS), lease) then
+    redis.call('ZADD', key_of(e, SLOTS), ms(now + linger), lease)
+  end
+end
+
+local function bind(e, lease, key, ttl)
+  if is_mine(lease) and extend_lease(e, lease, ttl) then
+    redis.call('SET', key, lease, 'PX', int(ttl))
+  end
+end
+
+local function seen(e, key, ttl)
+  local lease = redis.call('GET', key)
+  if lease and extend_lease(e, lease, ttl) then redis.call('PEXPIRE', key, int(ttl)) end
+end
+
+local function done(e, key)
+  local lease = redis.call('GET', key)
+  if lease then
+    free_lease(e, lease)
+    redis.call('DEL', key)
+  end
+end
+
+-- Budget
+
+-- give_back undoes a grant. A number that was never granted undoes nothing.
+local function give_back(seq)
+  if seq > a.seq or seq <= a.seq - a.own then return end
+  count_out(a, KEYS[2], seq)
+  set_credit(a, policy, now, math.min(bucket_size(a, policy), credit(a, policy, now) + 1))
+end
+
+local function count_from_now(seq)
+  count_out(a, KEYS[2], seq)
+  count_in(a, policy, KEYS[2], now, 1)
+end
+
+-- Feedback
+
+-- observe learns the limit, and what strangers have spent: the API counts more
+-- than we can have sent. What we can have sent is all that was granted from one
+-- jitter before the window to one jitter after the admission. Only the youngest
+-- permit's observation counts.
+local function observe(seq, admitted, base, limit, remaining)
+  if seq <= a.observed_seq or seq > a.seq then return end
+  if limit < 1 then return end
+  a.observed_seq = seq
+  limit = math.min(limit, LIMIT_CEILING)
+  a.reported = limit
+  if remaining < 0 then return end
+  local used = limit - math.min(remaining, limit)
+  local ours = granted_by(a, KEYS[2], admitted + policy.jitter) - base
+  a.foreign = math.max(0, used - math.max(0, ours))
+  a.foreign_ms = math.min(now, admitted)
+  if a.foreign > 0 then a.stranger_ms = now end
+end
+
+-- pause makes the account or one endpoint wait. A permit that was granted under
+-- an older epoch was already in flight when the pause began: it can prolong the
+-- pause, but it is no new strike.
+local function pause(key, strikes_field, epoch, asked, reason, random)
+  local left = pause_left(key, now)
+  local strikes = number(redis.call('HGET', KEYS[1], strikes_field))
+  if strikes_field == 'strikes' then strikes = a.strikes end
+  local fresh = epoch >= a.epoch or left == 0
+  if fresh then strikes = strikes + 1 end
+  local length = asked
+  if length <= 0 then length = 1000 * 2 ^ math.min(16, math.max(0, strikes - 1)) end
+  length = math.min(MAX_PAUSE, length + random * math.min(1000, length / 10))
+  if not fresh and length <= left then return end
+
+  if fresh then
+    a.epoch = a.epoch + 1
+    if strikes_field == 'strikes' then
+      a.strikes = strikes
+    else
+      redis.call('HSET', KEYS[1], strikes_field, int(strikes))
+    end
+  end
+  redis.call('HSET', key, 'since_ms', ms(now), 'until_ms', ms(now + length), 'length_ms', ms(length),
+    'reason', reason, 'worker', worker, 'strikes', int(strikes), 'epoch', int(a.epoch))
+  redis.call('PEXPIRE', key, int(math.ceil(length)))
+end
+
+-- pause_account pauses everybody. Afterwards the bucket holds one permit and no
+-- burst, so that the fleet comes back at its pace and not as a herd.
+local function pause_account(epoch, asked, reason, random)
+  pause(KEYS[3], 'strikes', epoch, asked, reason, random)
+  local debt = pause_left(KEYS[3], now) / emission_interval(a, policy, now)
+  set_credit(a, policy, now, math.min(credit(a, policy, now), 1 - debt))
+end
+
+local function said(e, seq, admitted, base, epoch, status, limit, remaining, reset, retry_after, random)
+  observe(seq, admitted, base, limit, remaining)
+  local endpoint_strikes = e > 0 and 'strikes:' .. ARGV[8 + 2 * (e - 1)]
+  if status == 429 and endpoint_strikes and remaining > 0 then
+    -- Budget is left, so it is the endpoint's cap that was hit.
+    pause(key_of(e, BACKOFF), endpoint_strikes, epoch, retry_after, 'status 429, cap', random)
+  elseif status == 429 then
+    pause_account(epoch, retry_after >= 0 and retry_after or reset, 'status 429', random)
+  elseif status == 503 and retry_after >= 0 then
+    pause_account(epoch, retry_after, 'status 503', random)
+  elseif status >= 200 and status < 400 and epoch >= a.epoch then
+    a.strikes = 0
+    if endpoint_strikes then redis.call('HDEL', KEYS[1], endpoint_strikes) end
+  end
+end
+
+-- Waiting
+
+local function leave(e, endpoint)
+  local place = worker .. ' ' .. endpoint
+  redis.call('ZREM', KEYS[4], place)
+  redis.call('ZREM', KEYS[5], place)
+  if e > 0 then
+    redis.call('ZREM', key_of(e, QUEUE), place)
+    redis.call('ZREM', key_of(e, DUE), place)
+    freed[e] = true
+  end
+end
+
+-- wake_for_slots calls as many of those who wait for a slot as there are slots.
+local function wake_for_slots(e)
+  local waiting = redis.call('ZCARD', key_of(e, QUEUE))
+  if waiting == 0 then return end
+  local free = tonumber(ARGV[9 + 2 * (e - 1)]) - redis.call('ZCOUNT', key_of(e, SLOTS), '(' .. ms(now), '+inf')
+  if free < 1 then return end
+  for _, place in ipairs(redis.call('ZRANGE', key_of(e, QUEUE), 0, math.min(free, waiting) - 1)) do
+    if number(redis.call('ZSCORE', key_of(e, DUE), place)) > now + 2 then
+      tell(KEYS, key_of(e, DUE), place, now, 0)
+    end
+  end
+end
+
+while cursor <= #ARGV do
+  local op = next_arg()
+  local e = op ~= 'late' and next_number() or 0
+  if op == 'release' then
+    release(e, next_arg(), next_number())
+  elseif op == 'return' then
+    local lease, seq = next_arg(), next_number()
+    if e > 0 and is_mine(lease) then free_lease(e, lease) end
+    give_back(seq)
+  elseif op == 'late' then
+    count_from_now(next_number())
+  elseif op == 'bind' then
+    bind(e, next_arg(), KEYS[next_number()], next_number())
+  elseif op == 'seen' then
+    seen(e, KEYS[next_number()], next_number())
+  elseif op == 'done' then
+    done(e, KEYS[next_number()])
+  elseif op == 'leave' then
+    leave(e, next_arg())
+  elseif op == 'said' then
+    said(e, next_number(), next_number(), next_number(), next_number(), next_number(), next_number(),
+      next_number(), next_number(), next_number(), next_number())
+  else
+    return redis.error_reply('ERR fleetlimit: unknown operation ' .. tostring(op))
+  end
+end
+
+for e = 1, endpoints do
+  if freed[e] then wake_for_slots(e) end
+end
+local paused = pause_left(KEYS[3], now)
+if redis.call('EXISTS', KEYS[4]) == 1 then wake_head(a, policy, KEYS, now, paused) end
+save_account(a, KEYS)
+return {int(released), int(a.epoch), ms(paused)}
