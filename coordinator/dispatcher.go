@@ -77,6 +77,7 @@ func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Du
 			continue
 		}
 		first := l.waiters[0]
+		l.called = time.Time{}
 		asks = append(asks, ask{
 			lane: l, n: min(l.waiters.Len(), maxAsk),
 			priority: first.priority, since: first.since, queue: true,
@@ -90,7 +91,7 @@ func (c *Coordinator) exchange(asks []ask, ops []op) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
 	defer cancel()
 	asked := time.Now()
-	replies, err := c.send(ctx, asks, ops)
+	replies, early, err := c.send(ctx, asks, ops)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,8 +101,21 @@ func (c *Coordinator) exchange(asks []ask, ops []op) {
 		return
 	}
 	for i, a := range asks {
+		if early {
+			replies[i] = c.undo(a, replies[i], asked)
+		}
 		c.serve(a, replies[i], asked)
 	}
+}
+
+// undo gives back what was granted before Redis had heard of a pause, and lets
+// the lane ask again. c.mu must be held.
+func (c *Coordinator) undo(a ask, r admission, asked time.Time) admission {
+	for i := range r.granted {
+		p := c.newPermit(a.lane, r, r.last-int64(i), asked)
+		c.outbox = append(c.outbox, p.opReturn())
+	}
+	return admission{}
 }
 
 // serve hands granted permits to those who wait, and puts the rest to sleep.
@@ -122,6 +136,9 @@ func (c *Coordinator) serve(a ask, r admission, asked time.Time) {
 		return
 	}
 	l.notBefore = time.Now().Add(r.wait)
+	if !l.called.IsZero() && l.called.Before(l.notBefore) {
+		l.notBefore = l.called
+	}
 	c.leaveIfEmpty(l)
 	for i := l.waiters.Len() - 1; i >= 0; i-- {
 		if w := l.waiters[i]; l.outlasts(w) {
@@ -215,10 +232,14 @@ func (c *Coordinator) hear(endpoint string, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l, ok := c.lanes[endpoint]
-	if !ok || !l.placed {
+	if !ok {
 		return
 	}
-	if at := time.Now().Add(wait); at.Before(l.notBefore) {
+	at := time.Now().Add(wait)
+	if l.called.IsZero() || at.Before(l.called) {
+		l.called = at // the message may have overtaken the reply that it is about
+	}
+	if l.placed && at.Before(l.notBefore) {
 		l.notBefore = at
 		c.signal()
 	}

@@ -20,6 +20,7 @@ type lane struct {
 	placed    bool      // this process has a place in the shared queue
 	rank      Priority  // the priority with which it took the place
 	notBefore time.Time // when to ask next; zero: at once
+	called    time.Time // when another process has told this one to come, since it last asked
 	gate      Gate      // what said no last
 	trouble   error     // why Redis could not be asked
 	arrivals  uint64

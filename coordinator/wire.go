@@ -175,9 +175,10 @@ func (c *Coordinator) settleArgs(ops []op) ([]string, []any) {
 	return keys, args
 }
 
-// send does everything in one round trip. Operations go first: what they free
-// can be granted at once.
-func (c *Coordinator) send(ctx context.Context, asks []ask, ops []op) ([]admission, error) {
+// send does everything in one round trip. Operations go first: what they free can
+// be granted at once, and a pause that they report holds. After Redis has lost
+// its scripts the order may come out wrong; early then says so.
+func (c *Coordinator) send(ctx context.Context, asks []ask, ops []op) (replies []admission, early bool, err error) {
 	type call struct {
 		script *redis.Script
 		keys   []string
@@ -202,34 +203,35 @@ func (c *Coordinator) send(ctx context.Context, asks []ask, ops []op) ([]admissi
 			calls[i].cmd = calls[i].script.EvalSha(ctx, pipe, calls[i].keys, calls[i].args...)
 		}
 		if _, err := pipe.Exec(ctx); err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT") {
-			return nil, err
+			return nil, false, err
 		}
+		early = len(ops) > 0 && redis.HasErrorPrefix(calls[0].cmd.Err(), "NOSCRIPT")
 		for i := range calls {
 			if one := &calls[i]; redis.HasErrorPrefix(one.cmd.Err(), "NOSCRIPT") {
 				one.cmd = one.script.Run(ctx, c.rdb, one.keys, one.args...)
 			}
 		}
 	}
-	replies := make([]admission, 0, len(asks))
+	replies = make([]admission, 0, len(asks))
 	for i, call := range calls {
 		values, err := call.cmd.StringSlice()
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if i < len(calls)-len(asks) {
 			continue
 		}
 		reply, err := parseAdmission(values, asks[len(replies)].n)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		replies = append(replies, reply)
 	}
-	return replies, nil
+	return replies, early, nil
 }
 
 func (c *Coordinator) admitOnce(ctx context.Context, a ask) (admission, error) {
-	replies, err := c.send(ctx, []ask{a}, nil)
+	replies, _, err := c.send(ctx, []ask{a}, nil)
 	if err != nil {
 		return admission{}, err
 	}

@@ -19,22 +19,27 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
   foreign, foreign_ms, stranger_ms, observed_seq
                 what strangers spent on the key, when that was observed, when a
                 stranger was last seen, and the permit that observed it
+  probe_ms      after a 429: from when on one request may find out whether the
+                strangers' use still stands (0: nothing to find out)
   tight         1 while the window gate has turned somebody away and the queue
                 has not been empty since: bursts are kept small
+  ticket_ms     the youngest place given out in a queue: a new one lies behind it,
+                though the clock may not have moved in between
   epoch, strikes  how often the API pushed back; how often in a row
 --]]
 
 local MAX_PAUSE = 300000   -- longest shared pause: 5 minutes
+local PROBE = 2000         -- time between requests that look whether strangers have gone
 local GRACE = 1000         -- how late a place in a queue may be claimed
 local IDLE_TTL = 600000    -- an idle account disappears after this time
-local BUCKETS = 256        -- buckets per window of the ring of grants
+local BUCKETS = 512        -- buckets per window of the ring of grants
 local TIGHT_BURST = 0.02   -- burst while callers wait, as a share of the limit
 local LIMIT_CEILING = 1e9
 
 local FIELDS = {
   'tat_ms', 'seq', 'own', 'open_from_ms', 'open_last_ms', 'open_n', 'oldest_ms',
   'reported', 'foreign', 'foreign_ms', 'stranger_ms', 'observed_seq',
-  'tight', 'epoch', 'strikes',
+  'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms',
 }
 
 local function clock()
@@ -175,8 +180,14 @@ local function reserve(a, p, now)
   return math.ceil(math.min(r, limit / 10))
 end
 
+-- room is how many more requests no window of the API can object to. Once a pause
+-- is over, what strangers had spent when it began is old news: one request may go
+-- and bring fresh news, and if it brings none, another after PROBE.
 local function room(a, p, now)
-  return usable(a, p) - a.own - a.foreign - reserve(a, p, now)
+  local left = usable(a, p) - a.own
+  local free = left - a.foreign - reserve(a, p, now)
+  if free < 1 and left >= 1 and a.probe_ms > 0 and a.probe_ms <= now then return 1, true end
+  return free, false
 end
 
 -- emission_interval is T of GCRA: the time that one permit takes at full pace.
@@ -237,6 +248,8 @@ local function load_account(keys, p)
       a.foreign_ms, a.stranger_ms = math.min(a.foreign_ms, now), math.min(a.stranger_ms, now)
     end
   end
+  a.probe_ms = math.min(a.probe_ms, now + MAX_PAUSE)
+  if a.ticket_ms > now + 1000 then a.ticket_ms = 0 end
   evict(a, p, keys[2], now)
   if now - a.foreign_ms > p.horizon then a.foreign = 0 end
   return a, now
@@ -249,18 +262,22 @@ local function save_account(a, keys)
     'open_n', int(a.open_n), 'oldest_ms', ms(a.oldest_ms),
     'reported', int(a.reported), 'foreign', int(a.foreign), 'foreign_ms', ms(a.foreign_ms),
     'stranger_ms', ms(a.stranger_ms), 'observed_seq', int(a.observed_seq),
-    'tight', int(a.tight), 'epoch', int(a.epoch), 'strikes', int(a.strikes))
+    'tight', int(a.tight), 'epoch', int(a.epoch), 'strikes', int(a.strikes), 'ticket_ms', ms(a.ticket_ms),
+    'probe_ms', ms(a.probe_ms))
   redis.call('PEXPIRE', keys[1], int(IDLE_TTL))
 end
 
 -- budget_wait returns how long it takes until the next permit fits the budget.
 local function budget_wait(a, p, key, now, paused)
   local pace = (1 - credit(a, p, now)) * emission_interval(a, p, now)
-  local window, free = 0, room(a, p, now)
+  local window, free = 0, (room(a, p, now))
   if free < 1 then
     window = math.huge
     if a.own > 0 then window = until_room(a, p, key, now, 1 - free) end
     if a.foreign > 0 then window = math.min(window, a.foreign_ms + p.horizon - now) end
+    if a.probe_ms > 0 and usable(a, p) - a.own >= 1 then
+      window = math.min(window, a.probe_ms - now)
+    end
     if window == math.huge then window = p.horizon end
   end
   return math.max(paused, pace, window, 0), pace, window

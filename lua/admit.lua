@@ -116,14 +116,16 @@ end
 
 local a, now = load_account(KEYS, policy)
 
--- The place in the queue: where it was, where an earlier attempt had it, or now.
-local since = now
+-- The place in the queue: where it was, where an earlier attempt had it, or behind
+-- all others.
+local ticket = math.max(now, a.ticket_ms + 0.001)
+local since = ticket
 if waits_since > 0 then since = math.max(now - IDLE_TTL, math.min(now, waits_since)) end
 local score = since - head_start
 
 local paused = backoff_gate(now)
 local paced = pace_gate(a, now, paused)
-local windowed = window_gate(a, now)
+local windowed, probing = window_gate(a, now)
 local free = slots_gate(now)
 
 local budget = math.max(0, math.min(paced, windowed))
@@ -144,6 +146,7 @@ local place_score = tonumber(budget_mine or slot_mine or score)
 if place_score > score then place_score = score end
 
 if granted > 0 then
+  if probing then a.probe_ms = now + PROBE end
   set_credit(a, policy, now, credit(a, policy, now) - granted)
   -- The open bucket is closed, if need be, under the old number.
   count_in(a, policy, KEYS[2], now, granted)
@@ -167,7 +170,7 @@ else
   -- Who has just been served goes to the back.
   local next_score = place_score
   if granted > 0 then
-    next_score = now - head_start
+    next_score = ticket - head_start
     free = free - granted
   end
   local pace_wait, window_wait
@@ -189,11 +192,12 @@ else
   wait = wait + ahead * (emission_interval(a, policy, now) * policy.horizon / policy.window)
   if gate == 'slots' then
     -- A release wakes the head of the queue; this is for when the message is lost.
-    wait = math.min(10000, 1000 + 100 * slot_ahead)
+    wait = math.min(10000, 1000 + 1000 * slot_ahead)
   end
   wait = math.max(1, math.min(wait, IDLE_TTL / 2))
 
   if may_queue then
+    a.ticket_ms = ticket
     if gate == 'slots' then
       leave(KEYS[4], KEYS[5], budget_mine)
     else

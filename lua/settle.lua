@@ -144,6 +144,7 @@ local function observe(seq, admitted, base, limit, remaining)
   local ours = granted_by(a, KEYS[2], admitted + policy.jitter) - base
   a.foreign = math.max(0, used - math.max(0, ours))
   a.foreign_ms = math.min(now, admitted)
+  a.probe_ms = 0
   if a.foreign > 0 then a.stranger_ms = now end
 end
 
@@ -178,7 +179,9 @@ end
 -- burst, so that the fleet comes back at its pace and not as a herd.
 local function pause_account(epoch, asked, reason, random)
   pause(KEYS[3], 'strikes', epoch, asked, reason, random)
-  local debt = pause_left(KEYS[3], now) / emission_interval(a, policy, now)
+  local left = pause_left(KEYS[3], now)
+  a.probe_ms = now + left
+  local debt = left / emission_interval(a, policy, now)
   set_credit(a, policy, now, math.min(credit(a, policy, now), 1 - debt))
 end
 
