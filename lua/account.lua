@@ -16,9 +16,12 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
                 the bucket of grants that is being filled, and the last instant
                 of the oldest closed one (0: there is none)
   reported      the limit that the API reported (0: none yet)
-  foreign, foreign_ms, stranger_ms, observed_seq
-                what strangers spent on the key, when that was observed, when a
-                stranger was last seen, and the permit that observed it
+  foreign, foreign_ms, observed_seq
+                what strangers spent on the key in the window, when that was
+                observed, and the permit that observed it
+  stranger, stranger_ms
+                the most that they were seen to spend in a window lately, and when
+                they were last seen
   probe_ms      after a 429: from when on one request may find out whether the
                 strangers' use still stands (0: nothing to find out)
   tight         1 while the window gate has turned somebody away and the queue
@@ -38,7 +41,7 @@ local LIMIT_CEILING = 1e9
 
 local FIELDS = {
   'tat_ms', 'seq', 'own', 'open_from_ms', 'open_last_ms', 'open_n', 'oldest_ms',
-  'reported', 'foreign', 'foreign_ms', 'stranger_ms', 'observed_seq',
+  'reported', 'foreign', 'foreign_ms', 'stranger', 'stranger_ms', 'observed_seq',
   'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms',
 }
 
@@ -175,7 +178,7 @@ end
 local function reserve(a, p, now)
   if a.stranger_ms == 0 or now - a.stranger_ms > p.horizon then return 0 end
   local limit = usable(a, p)
-  local unseen = a.foreign * math.min(1, (now - a.foreign_ms + p.jitter) / p.window)
+  local unseen = a.stranger * math.min(1, (now - a.foreign_ms + p.jitter) / p.window)
   local r = 2 * p.jitter * limit / p.window + unseen + 2 * math.sqrt(unseen)
   return math.ceil(math.min(r, limit / 10))
 end
@@ -261,7 +264,7 @@ local function save_account(a, keys)
     'open_from_ms', ms(a.open_from_ms), 'open_last_ms', ms(a.open_last_ms),
     'open_n', int(a.open_n), 'oldest_ms', ms(a.oldest_ms),
     'reported', int(a.reported), 'foreign', int(a.foreign), 'foreign_ms', ms(a.foreign_ms),
-    'stranger_ms', ms(a.stranger_ms), 'observed_seq', int(a.observed_seq),
+    'stranger', ms(a.stranger), 'stranger_ms', ms(a.stranger_ms), 'observed_seq', int(a.observed_seq),
     'tight', int(a.tight), 'epoch', int(a.epoch), 'strikes', int(a.strikes), 'ticket_ms', ms(a.ticket_ms),
     'probe_ms', ms(a.probe_ms))
   redis.call('PEXPIRE', keys[1], int(IDLE_TTL))

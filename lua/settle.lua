@@ -145,7 +145,12 @@ local function observe(seq, admitted, base, limit, remaining)
   a.foreign = math.max(0, used - math.max(0, ours))
   a.foreign_ms = math.min(now, admitted)
   a.probe_ms = 0
-  if a.foreign > 0 then a.stranger_ms = now end
+  -- A resetting window shows strangers only towards its end: what they spend is
+  -- remembered, and fades within two windows.
+  local faded = a.stranger * math.max(0, 1 - (now - a.stranger_ms) / (2 * policy.horizon))
+  if a.foreign > 0 then
+    a.stranger, a.stranger_ms = math.max(a.foreign, faded), now
+  end
 end
 
 -- pause makes the account or one endpoint wait. A permit that was granted under

@@ -45,3 +45,19 @@ func TestExplore(t *testing.T) {
 		}
 	}
 }
+
+func TestStrangerTuning(t *testing.T) {
+	for _, limit := range []int{120, 600} {
+		for _, mode := range []mockapi.Mode{mockapi.Sliding, mockapi.Fixed} {
+			var n, pct []float64
+			for seed := range uint64(4) {
+				synctest.Test(t, func(t *testing.T) {
+					r := Run(t, Scenario{Seed: seed + 1, API: API{Limit: limit, Mode: mode}, Events: []Event{Stranger(0, 0.3)}}, Fleetlimit)
+					n = append(n, float64(r.Own429))
+					pct = append(pct, float64(int(r.TotalUtilization*10000))/100)
+				})
+			}
+			t.Log(limit, mode, n, pct)
+		}
+	}
+}
