@@ -115,14 +115,13 @@ func (h *hold) explain(err error) error {
 // trail is what the base transport tells of an attempt under way.
 type trail struct {
 	asked, connected atomic.Bool
-	written          sync.Once
 }
 
 func (t *trail) trace(p permit) *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		GetConn:      func(string) { t.asked.Store(true) },
 		GotConn:      func(httptrace.GotConnInfo) { t.connected.Store(true) },
-		WroteRequest: func(httptrace.WroteRequestInfo) { t.written.Do(p.Sent) },
+		WroteRequest: func(httptrace.WroteRequestInfo) { p.Sent() }, // net/http may send it twice
 	}
 }
 

@@ -639,3 +639,33 @@ func TestClockSetBackStallsForOneWindowAtMost(t *testing.T) {
 		closeAll(t, c)
 	})
 }
+
+func TestLateAndRepeatedSendsAreCounted(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 10, Burst: 10, Headroom: 1})
+		used := func() int {
+			synctest.Wait()
+			s, err := c.State(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.Used
+		}
+		prompt, late := mustAcquire(t, c, ""), mustAcquire(t, c, "")
+		prompt.Sent()
+		time.Sleep(30 * time.Second)
+		late.Sent()
+		if n := used(); n != 2 {
+			t.Errorf("%d used, want 2", n)
+		}
+		time.Sleep(31 * time.Second)
+		if n := used(); n != 1 {
+			t.Errorf("%d used a window after the first, want 1: the late one counts from when it was sent", n)
+		}
+		late.Sent()
+		if n := used(); n != 2 {
+			t.Errorf("%d used, want 2: net/http has repeated a request", n)
+		}
+		closeAll(t, c)
+	})
+}

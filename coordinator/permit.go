@@ -90,15 +90,22 @@ func (p *Permit) BindJob(job string) {
 func (p *Permit) Keep() { p.end(op{}) }
 
 // Sent says that the request has just been written to the network. If that was
-// unusually long after the admission, the account counts it from now.
+// unusually long after the admission, the account counts it from now. Each
+// further call says that it was written once more, as net/http does with some
+// requests whose connection was cut; the account counts that as well.
 func (p *Permit) Sent() {
 	p.mu.Lock()
-	first := !p.sent
+	again := p.sent
 	p.sent = true
 	p.mu.Unlock()
-	if first && time.Since(p.asked) > p.c.policy.Jitter/2 {
-		p.c.post(op{kind: opLate, lane: p.c.lanes[anyEndpoint], permit: p})
+	o := op{kind: opLate, lane: p.c.lanes[anyEndpoint], permit: p}
+	switch {
+	case again:
+		o.kind = opAgain
+	case time.Since(p.asked) <= p.c.policy.Jitter/2:
+		return
 	}
+	p.c.post(o)
 }
 
 // Report passes on what the API said. Only the first report of a permit counts.

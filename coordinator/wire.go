@@ -48,6 +48,7 @@ const (
 	opRelease opKind = "release"
 	opReturn  opKind = "return"
 	opLate    opKind = "late"
+	opAgain   opKind = "again"
 	opBind    opKind = "bind"
 	opSeen    opKind = "seen"
 	opDone    opKind = "done"

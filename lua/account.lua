@@ -12,6 +12,7 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
   seq           number of the last permit granted; starts at the clock, so that
                 it grows even across a flush of Redis
   own           permits granted in the last window + jitter
+  left_seq      number of the last permit that has left the window
   open_from_ms, open_last_ms, open_n, oldest_ms
                 the bucket of grants that is being filled, and the last instant
                 of the oldest closed one (0: there is none)
@@ -40,7 +41,7 @@ local TIGHT_BURST = 0.02   -- burst while callers wait, as a share of the limit
 local LIMIT_CEILING = 1e9
 
 local FIELDS = {
-  'tat_ms', 'seq', 'own', 'open_from_ms', 'open_last_ms', 'open_n', 'oldest_ms',
+  'tat_ms', 'seq', 'own', 'left_seq', 'open_from_ms', 'open_last_ms', 'open_n', 'oldest_ms',
   'reported', 'foreign', 'foreign_ms', 'stranger', 'stranger_ms', 'observed_seq',
   'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms',
 }
@@ -80,27 +81,35 @@ local function parse_bucket(entry)
   return number(last), number(count), number(seq)
 end
 
+-- merge forgets when the requests in the window were granted, but not how many
+-- they are: all count as granted with the youngest.
+local function merge(a, key)
+  redis.call('DEL', key)
+  a.open_n, a.oldest_ms = a.own, 0
+end
+
 local function evict(a, p, key, now)
   local edge = now - p.horizon
   if a.open_last_ms <= edge then
     if a.oldest_ms > 0 then redis.call('DEL', key) end
-    a.own, a.open_n, a.oldest_ms = 0, 0, 0
+    a.own, a.open_n, a.oldest_ms, a.left_seq = 0, 0, 0, a.seq
     return
   end
   while a.oldest_ms > 0 and a.oldest_ms <= edge do
-    local out = redis.call('LPOP', key)
-    if out then
-      local _, count = parse_bucket(out)
-      a.own = math.max(0, a.own - count)
-    end
+    local last, count, seq = parse_bucket(redis.call('LPOP', key) or '')
+    -- A ring that does not begin as the account says was deleted on its own.
+    if last ~= a.oldest_ms then return merge(a, key) end
+    a.own, a.left_seq = math.max(0, a.own - count), seq
     local head = redis.call('LINDEX', key, 0)
-    a.oldest_ms = head and parse_bucket(head) or 0
+    if not head then return merge(a, key) end
+    a.oldest_ms = parse_bucket(head)
   end
 end
 
 -- count_in adds n (at least 1) requests to the ring at this instant.
 local function count_in(a, p, key, now, n)
   if a.open_n > 0 and now - a.open_from_ms >= p.window / BUCKETS then
+    if a.oldest_ms == 0 then redis.call('DEL', key) end
     redis.call('RPUSH', key, ms(a.open_last_ms) .. ' ' .. int(a.open_n) .. ' ' .. int(a.seq))
     redis.call('PEXPIRE', key, int(p.horizon * 2))
     if a.oldest_ms == 0 then a.oldest_ms = a.open_last_ms end
@@ -110,44 +119,48 @@ local function count_in(a, p, key, now, n)
   a.open_n, a.open_last_ms, a.own = a.open_n + n, now, a.own + n
 end
 
--- count_out takes one request out of the bucket that holds permit seq, if the
--- window still holds it.
+-- count_out takes one request out of the bucket that holds permit seq; false: the
+-- window holds it no more.
 local function count_out(a, key, seq)
+  if seq > a.seq or seq <= a.left_seq then return false end
   local closed = a.oldest_ms > 0 and redis.call('LRANGE', key, 0, -1) or {}
   for i = #closed, 1, -1 do
     local last, count, upto = parse_bucket(closed[i])
     if upto < seq then break end
-    local _, _, before = 0, 0, 0
-    if i > 1 then _, _, before = parse_bucket(closed[i - 1]) end
+    local before = a.left_seq
+    if i > 1 then
+      local _
+      _, _, before = parse_bucket(closed[i - 1])
+    end
     if before < seq then
       if count > 0 then
         redis.call('LSET', key, i - 1, ms(last) .. ' ' .. int(count - 1) .. ' ' .. int(upto))
         a.own = math.max(0, a.own - 1)
       end
-      return
+      return true
     end
   end
   if a.open_n > 0 then
     a.open_n, a.own = a.open_n - 1, math.max(0, a.own - 1)
   end
+  return true
 end
 
 -- granted_by returns the number of the last permit that was granted by instant t
 -- or in the same bucket.
-local function granted_by(a, key, t)
-  if a.oldest_ms == 0 or a.open_n > 0 and a.open_from_ms <= t then return a.seq end
-  local upto = a.seq - a.open_n
+local function granted_by(a, p, key, t)
+  if a.open_n > 0 and a.open_from_ms <= t then return a.seq end
   local from = -8
-  while true do
+  while a.oldest_ms > 0 do
     local closed = redis.call('LRANGE', key, from, from + 7)
     for i = #closed, 1, -1 do
       local last, _, seq = parse_bucket(closed[i])
-      if last < t then return upto end
-      upto = seq
+      if last - p.window / BUCKETS <= t then return seq end
     end
-    if #closed < 8 then return upto end
+    if #closed < 8 then break end
     from = from - 8
   end
+  return a.left_seq
 end
 
 -- until_room returns how long it takes until `need` requests have left the window.
@@ -201,9 +214,9 @@ end
 -- bucket_size is the burst of GCRA, in permits.
 local function bucket_size(a, p)
   local limit = usable(a, p)
-  if a.tight == 1 then return math.max(1, math.floor(limit * TIGHT_BURST + 0.5)) end
   local burst = p.burst
   if a.reported > 0 and a.reported < p.limit then burst = burst * a.reported / p.limit end
+  if a.tight == 1 then burst = math.min(burst, limit * TIGHT_BURST) end
   return math.max(1, math.min(limit, math.floor(burst + 0.5)))
 end
 
@@ -226,11 +239,22 @@ local function set_tight(a, p, now, tight)
   set_credit(a, p, now, math.min(kept, bucket_size(a, p)))
 end
 
--- Pauses: the hash fleetlimit:{<account>}:backoff, or backoff:<endpoint>.
+-- Pauses: the hash fleetlimit:{<account>}:backoff, or backoff:<endpoint>. One that
+-- ends later than it could (the clock was set back) is cut to its length.
 local function pause_left(key, now)
   local b = redis.call('HMGET', key, 'until_ms', 'length_ms')
   if not b[1] then return 0 end
-  return math.max(0, math.min(number(b[1]) - now, number(b[2]), MAX_PAUSE))
+  local left, longest = number(b[1]) - now, math.min(number(b[2]), MAX_PAUSE)
+  if left > longest + 1 then
+    redis.call('HSET', key, 'until_ms', ms(now + longest))
+    redis.call('PEXPIRE', key, int(math.ceil(longest)))
+  end
+  return math.max(0, math.min(left, longest))
+end
+
+-- keep_key lets a key live for ttl milliseconds at least.
+local function keep_key(key, ttl)
+  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, int(ttl)) end
 end
 
 -- load_account reads the account and brings it to this instant: the clock never
@@ -241,16 +265,16 @@ local function load_account(keys, p)
   local values = redis.call('HMGET', keys[1], unpack(FIELDS))
   local a = {}
   for i, field in ipairs(FIELDS) do a[field] = number(values[i]) end
-  if a.seq == 0 then a.seq = math.floor(now) end
+  if a.seq == 0 then a.seq, a.left_seq = math.floor(now), math.floor(now) end
   if a.open_last_ms > now then
     if a.open_last_ms - now <= 1000 then
       now = a.open_last_ms
     else
-      redis.call('DEL', keys[2])
-      a.open_from_ms, a.open_last_ms, a.open_n, a.oldest_ms = now, now, a.own, 0
-      a.foreign_ms, a.stranger_ms = math.min(a.foreign_ms, now), math.min(a.stranger_ms, now)
+      merge(a, keys[2])
+      a.open_from_ms, a.open_last_ms = now, now
     end
   end
+  a.foreign_ms, a.stranger_ms = math.min(a.foreign_ms, now), math.min(a.stranger_ms, now)
   a.probe_ms = math.min(a.probe_ms, now + MAX_PAUSE)
   if a.ticket_ms > now + 1000 then a.ticket_ms = 0 end
   evict(a, p, keys[2], now)
@@ -258,16 +282,16 @@ local function load_account(keys, p)
   return a, now
 end
 
-local function save_account(a, keys)
+local function save_account(a, p, keys)
   redis.call('HSET', keys[1],
-    'tat_ms', ms(a.tat_ms), 'seq', int(a.seq), 'own', int(a.own),
+    'tat_ms', ms(a.tat_ms), 'seq', int(a.seq), 'own', int(a.own), 'left_seq', int(a.left_seq),
     'open_from_ms', ms(a.open_from_ms), 'open_last_ms', ms(a.open_last_ms),
     'open_n', int(a.open_n), 'oldest_ms', ms(a.oldest_ms),
     'reported', int(a.reported), 'foreign', int(a.foreign), 'foreign_ms', ms(a.foreign_ms),
     'stranger', ms(a.stranger), 'stranger_ms', ms(a.stranger_ms), 'observed_seq', int(a.observed_seq),
     'tight', int(a.tight), 'epoch', int(a.epoch), 'strikes', int(a.strikes), 'ticket_ms', ms(a.ticket_ms),
     'probe_ms', ms(a.probe_ms))
-  redis.call('PEXPIRE', keys[1], int(IDLE_TTL))
+  redis.call('PEXPIRE', keys[1], int(math.max(IDLE_TTL, 2 * p.horizon)))
 end
 
 -- budget_wait returns how long it takes until the next permit fits the budget.
@@ -294,6 +318,7 @@ end
 -- on its channel.
 local function tell(keys, due_key, place, now, wait)
   redis.call('ZADD', due_key, ms(now + wait), place)
+  keep_key(due_key, IDLE_TTL)
   local worker, endpoint = string.match(place, '^(%S+) (.*)$')
   if worker then
     redis.call('PUBLISH', string.sub(keys[1], 1, -8) .. 'wake:' .. worker,
@@ -307,9 +332,9 @@ end
 local function wake_head(a, p, keys, now, paused)
   local head = redis.call('ZRANGE', keys[4], 0, 0)[1]
   if not head then return end
-  local due = number(redis.call('ZSCORE', keys[5], head))
+  local due = redis.call('ZSCORE', keys[5], head)
   local wait = budget_wait(a, p, keys[2], now, paused)
-  if due - now > wait + math.max(2, emission_interval(a, p, now) / 10) then
+  if not due or number(due) - now > wait + math.max(2, emission_interval(a, p, now) / 10) then
     tell(keys, keys[5], head, now, wait)
   end
 end

@@ -158,7 +158,7 @@ if granted > 0 then
       leases[#leases + 1] = worker .. ':' .. ms(now) .. ':' .. int(seq)
     end
     redis.call('ZADD', KEYS[7], unpack(leases))
-    redis.call('PEXPIRE', KEYS[7], int(lease_ttl + GRACE))
+    keep_key(KEYS[7], lease_ttl + GRACE)
   end
 end
 
@@ -212,5 +212,5 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
 elseif gate == '' or gate == 'slots' then
   set_tight(a, policy, now, 0)
 end
-save_account(a, KEYS)
+save_account(a, policy, KEYS)
 return {int(granted), int(a.seq), ms(now), int(a.own), int(a.epoch), gate, ms(wait), ms(place_score + head_start)}

@@ -29,12 +29,17 @@ local endpoints = tonumber(ARGV[8])
 
 local function ms(x) return string.format('%.3f', x) end
 
+-- keep_key lets a key live for ttl milliseconds at least.
+local function keep_key(key, ttl)
+  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, string.format('%.0f', ttl)) end
+end
+
 -- The dead are buried a hundred at a time, so that no heartbeat pays for a
 -- thousand of them.
 local function mark_alive()
   if alive > 0 then
     redis.call('ZADD', KEYS[2], ms(now + alive), worker)
-    redis.call('PEXPIRE', KEYS[2], string.format('%.0f', alive + 1000))
+    keep_key(KEYS[2], alive + 1000)
   else
     redis.call('ZREM', KEYS[2], worker)
   end
@@ -49,7 +54,8 @@ local function write_policy()
   for e = 1, endpoints do
     redis.call('HSET', KEYS[1], 'slots:' .. ARGV[6 + 3 * e], ARGV[7 + 3 * e])
   end
-  redis.call('PEXPIRE', KEYS[1], IDLE_TTL)
+  local horizon = tonumber(ARGV[4]) + tonumber(ARGV[5])
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.max(IDLE_TTL, 2 * horizon)))
 end
 
 -- An expired lease is lost even if nobody has taken the slot yet: its holder
@@ -63,7 +69,7 @@ local function renew(e, lease)
     return false
   end
   redis.call('ZADD', key, ms(now + ttl), lease)
-  redis.call('PEXPIRE', key, string.format('%.0f', ttl + 1000))
+  keep_key(key, ttl + 1000)
   return true
 end
 

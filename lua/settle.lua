@@ -25,6 +25,7 @@ ARGV  1 worker
                                         budget come back
       late    <number>                  the request left so late that it counts
                                         from now
+      again                             a request was sent once more
       bind    <e> <lease> <key> <ttl>   the slot belongs to a job from now on
       seen    <e> <key> <ttl>           the job is alive
       done    <e> <key>                 the job has ended
@@ -75,7 +76,7 @@ end
 local function extend_lease(e, lease, ttl)
   if redis.call('ZSCORE', key_of(e, SLOTS), lease) then
     redis.call('ZADD', key_of(e, SLOTS), ms(now + ttl), lease)
-    redis.call('PEXPIRE', key_of(e, SLOTS), int(ttl + GRACE))
+    keep_key(key_of(e, SLOTS), ttl + GRACE)
     return true
   end
   return false
@@ -88,10 +89,7 @@ end
 
 local function release(e, lease, linger)
   if not is_mine(lease) then return end
-  if linger <= 0 then return free_lease(e, lease) end
-  if redis.call('ZSCORE', key_of(e, SLOTS), lease) then
-    redis.call('ZADD', key_of(e, SLOTS), ms(now + linger), lease)
-  end
+  if linger <= 0 then free_lease(e, lease) else extend_lease(e, lease, linger) end
 end
 
 local function bind(e, lease, key, ttl)
@@ -115,10 +113,9 @@ end
 
 -- Budget
 
--- give_back undoes a grant. A number that was never granted undoes nothing.
+-- give_back undoes a grant, if the window still holds it.
 local function give_back(seq)
-  if seq > a.seq or seq <= a.seq - a.own then return end
-  count_out(a, KEYS[2], seq)
+  if not count_out(a, KEYS[2], seq) then return end
   set_credit(a, policy, now, math.min(bucket_size(a, policy), credit(a, policy, now) + 1))
 end
 
@@ -129,19 +126,11 @@ end
 
 -- Feedback
 
--- observe learns the limit, and what strangers have spent: the API counts more
--- than we can have sent. What we can have sent is all that was granted from one
--- jitter before the window to one jitter after the admission. Only the youngest
--- permit's observation counts.
-local function observe(seq, admitted, base, limit, remaining)
-  if seq <= a.observed_seq or seq > a.seq then return end
-  if limit < 1 then return end
-  a.observed_seq = seq
-  limit = math.min(limit, LIMIT_CEILING)
-  a.reported = limit
-  if remaining < 0 then return end
-  local used = limit - math.min(remaining, limit)
-  local ours = granted_by(a, KEYS[2], admitted + policy.jitter) - base
+-- observe_strangers learns what strangers have spent: the API counts more than we
+-- can have sent. What we can have sent is all that was granted from one jitter
+-- before the window to one jitter after the admission.
+local function observe_strangers(used, admitted, base)
+  local ours = granted_by(a, policy, KEYS[2], admitted + policy.jitter) - base
   a.foreign = math.max(0, used - math.max(0, ours))
   a.foreign_ms = math.min(now, admitted)
   a.probe_ms = 0
@@ -151,6 +140,21 @@ local function observe(seq, admitted, base, limit, remaining)
   if a.foreign > 0 then
     a.stranger, a.stranger_ms = math.max(a.foreign, faded), now
   end
+end
+
+-- observe learns the limit and the use. Only the youngest permit's observation
+-- counts.
+local function observe(seq, admitted, base, limit, remaining)
+  if seq <= a.observed_seq or seq > a.seq then return end
+  if limit < 1 then return end
+  -- The bucket keeps its content, as of the end of a pause.
+  local from = now + pause_left(KEYS[3], now)
+  local kept = credit(a, policy, from)
+  a.observed_seq = seq
+  limit = math.min(limit, LIMIT_CEILING)
+  a.reported = limit
+  if remaining >= 0 then observe_strangers(limit - math.min(remaining, limit), admitted, base) end
+  set_credit(a, policy, from, math.min(kept, bucket_size(a, policy)))
 end
 
 -- pause makes the account or one endpoint wait. A permit that was granted under
@@ -226,7 +230,8 @@ local function wake_for_slots(e)
   local free = tonumber(ARGV[9 + 2 * (e - 1)]) - redis.call('ZCOUNT', key_of(e, SLOTS), '(' .. ms(now), '+inf')
   if free < 1 then return end
   for _, place in ipairs(redis.call('ZRANGE', key_of(e, QUEUE), 0, math.min(free, waiting) - 1)) do
-    if number(redis.call('ZSCORE', key_of(e, DUE), place)) > now + 2 then
+    local due = redis.call('ZSCORE', key_of(e, DUE), place)
+    if not due or number(due) > now + 2 then
       tell(KEYS, key_of(e, DUE), place, now, 0)
     end
   end
@@ -234,7 +239,7 @@ end
 
 while cursor <= #ARGV do
   local op = next_arg()
-  local e = op ~= 'late' and next_number() or 0
+  local e = op ~= 'late' and op ~= 'again' and next_number() or 0
   if op == 'release' then
     release(e, next_arg(), next_number())
   elseif op == 'return' then
@@ -243,6 +248,8 @@ while cursor <= #ARGV do
     give_back(seq)
   elseif op == 'late' then
     count_from_now(next_number())
+  elseif op == 'again' then
+    count_in(a, policy, KEYS[2], now, 1)
   elseif op == 'bind' then
     bind(e, next_arg(), KEYS[next_number()], next_number())
   elseif op == 'seen' then
@@ -264,5 +271,5 @@ for e = 1, endpoints do
 end
 local paused = pause_left(KEYS[3], now)
 if redis.call('EXISTS', KEYS[4]) == 1 then wake_head(a, policy, KEYS, now, paused) end
-save_account(a, KEYS)
+save_account(a, policy, KEYS)
 return {int(released), int(a.epoch), ms(paused)}
