@@ -276,6 +276,7 @@ local function load_account(keys, p)
   end
   a.foreign_ms, a.stranger_ms = math.min(a.foreign_ms, now), math.min(a.stranger_ms, now)
   a.probe_ms = math.min(a.probe_ms, now + MAX_PAUSE)
+  a.left_seq, a.observed_seq = math.min(a.left_seq, a.seq), math.min(a.observed_seq, a.seq)
   if a.ticket_ms > now + 1000 then a.ticket_ms = 0 end
   evict(a, p, keys[2], now)
   if now - a.foreign_ms > p.horizon then a.foreign = 0 end

@@ -42,11 +42,9 @@ local head_start, waits_since = tonumber(ARGV[11]), tonumber(ARGV[12])
 local may_queue = ARGV[13] == '1'
 local place = worker .. ' ' .. endpoint
 
--- Gate 1, backoff: how long are the account and the endpoint still paused?
+-- Gate 1, backoff: how long are the account, and the endpoint, still paused?
 local function backoff_gate(now)
-  local left = pause_left(KEYS[3], now)
-  if cap > 0 then left = math.max(left, pause_left(KEYS[6], now)) end
-  return left
+  return pause_left(KEYS[3], now), cap > 0 and pause_left(KEYS[6], now) or 0
 end
 
 -- Gate 2, pace: how many permits does the GCRA bucket hold? Its theoretical
@@ -123,8 +121,9 @@ local since = ticket
 if waits_since > 0 then since = math.max(now - IDLE_TTL, math.min(now, waits_since)) end
 local score = since - head_start
 
-local paused = backoff_gate(now)
-local paced = pace_gate(a, now, paused)
+local account_paused, endpoint_paused = backoff_gate(now)
+local paused = math.max(account_paused, endpoint_paused)
+local paced = pace_gate(a, now, account_paused)
 local windowed, probing = window_gate(a, now)
 local free = slots_gate(now)
 
@@ -138,8 +137,6 @@ if cap > 0 then
   granted = math.min(granted, of_slots)
   free = math.min(free - slot_ahead, of_slots)
 end
-
-if windowed < wanted and may_queue then set_tight(a, policy, now, 1) end
 
 -- Where the place was first taken is where its turn counts from.
 local place_score = tonumber(budget_mine or slot_mine or score)
@@ -161,6 +158,8 @@ if granted > 0 then
     keep_key(KEYS[7], lease_ttl + GRACE)
   end
 end
+
+if windowed < wanted and may_queue then set_tight(a, policy, now, 1) end
 
 local gate, wait = '', 0
 if granted == wanted then
@@ -198,7 +197,8 @@ else
 
   if may_queue then
     a.ticket_ms = ticket
-    if gate == 'slots' then
+    -- Who waits for its endpoint keeps nobody from the budget.
+    if gate == 'slots' or endpoint_paused > account_paused then
       leave(KEYS[4], KEYS[5], budget_mine)
     else
       enqueue(KEYS[4], KEYS[5], next_score, now, wait)
@@ -208,7 +208,7 @@ else
 end
 
 if redis.call('EXISTS', KEYS[4]) == 1 then
-  wake_head(a, policy, KEYS, now, paused)
+  wake_head(a, policy, KEYS, now, account_paused)
 elseif gate == '' or gate == 'slots' then
   set_tight(a, policy, now, 0)
 end

@@ -3,14 +3,16 @@
 package redistest
 
 import (
-	"bytes"
-	"context"
+	"bufio"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +26,7 @@ type Server struct {
 	// Own is true for a server that the test started and nobody else uses.
 	Own bool
 
-	process *exec.Cmd
+	stop func() // nil: it is not the test's to stop
 }
 
 // Start returns a Redis for the test. Extra arguments go to the server, so that
@@ -39,32 +41,85 @@ func Start(t testing.TB, args ...string) *Server {
 	if err != nil {
 		t.Fatal("no redis-server on the PATH and no REDIS_URL: `make test` installs one, or says how")
 	}
-	port := freePort(t)
-	s := &Server{URL: fmt.Sprintf("redis://127.0.0.1:%d", port), Own: true}
-	var log bytes.Buffer
-	s.process = exec.Command(path, append([]string{
-		"--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir(),
-	}, args...)...)
-	s.process.Stdout, s.process.Stderr = &log, &log
-	dieWithParent(s.process)
-	if err := s.process.Start(); err != nil {
-		t.Fatalf("redis-server: %v", err)
-	}
-	t.Cleanup(s.Stop)
-
-	rdb := s.Client(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	for {
-		err := rdb.Ping(ctx).Err()
-		if err == nil || strings.HasPrefix(err.Error(), "NOAUTH") {
+	var trouble error
+	for range attempts {
+		var s *Server
+		if s, trouble = launch(path, t.TempDir(), freePort(t), args); trouble == nil {
+			t.Cleanup(s.Stop)
 			return s
 		}
-		select {
-		case <-ctx.Done():
-			s.Stop()
-			t.Fatalf("redis-server does not answer: %v\n%s", err, log.String())
-		case <-time.After(10 * time.Millisecond):
+	}
+	t.Fatalf("redis-server did not start: %v", trouble)
+	return nil
+}
+
+const (
+	// attempts is how many ports are tried: between the choice of a free one and
+	// its use, somebody else may take it.
+	attempts = 5
+
+	patience = 30 * time.Second
+)
+
+// launch starts a server and waits until it is ready.
+func launch(path, dir string, port int, args []string) (*Server, error) {
+	cmd := exec.Command(path, append([]string{
+		"--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir, "--logfile", "",
+	}, args...)...)
+	dieWithParent(cmd)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stderr = cmd.Stdout // os/exec gives both the same pipe
+	started, drained, gone := make(chan error), make(chan struct{}), make(chan struct{})
+	go func() {
+		// The kernel takes the end of the thread that started a process for the
+		// end of its parent, so this goroutine keeps its thread until then.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			<-drained
+			_ = cmd.Wait() // it was killed
+			close(gone)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	log, ready := readLog(stdout)
+	go func() {
+		defer close(drained)
+		_, _ = io.Copy(io.Discard, stdout) // a full pipe would stop the server
+	}()
+	s := &Server{URL: fmt.Sprintf("redis://127.0.0.1:%d", port), Own: true}
+	s.stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill() // it may have ended by itself
+		<-gone
+	})
+	if !ready {
+		s.Stop()
+		return nil, fmt.Errorf("on port %d: %s", port, log)
+	}
+	return s, nil
+}
+
+// readLog reads what a server writes until it is ready, or gone. Only one that
+// has got its port is ever ready: no other server can be mistaken for it.
+func readLog(stdout io.Reader) (log string, ready bool) {
+	var all strings.Builder
+	for lines := bufio.NewReader(stdout); ; {
+		line, err := lines.ReadString('\n')
+		all.WriteString(line)
+		switch {
+		case strings.Contains(line, "eady to accept connections"):
+			return all.String(), true
+		case err != nil:
+			return all.String(), false
 		}
 	}
 }
@@ -81,12 +136,11 @@ func (s *Server) Client(t testing.TB) *redis.Client {
 	return rdb
 }
 
-// Stop ends a server that the test started. Stopping twice changes nothing.
+// Stop kills a server that the test started, as a crash would. Stopping twice
+// changes nothing; a server that REDIS_URL names goes on.
 func (s *Server) Stop() {
-	if s.process != nil {
-		s.process.Process.Kill()
-		s.process.Wait()
-		s.process = nil
+	if s.stop != nil {
+		s.stop()
 	}
 }
 

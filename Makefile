@@ -1,0 +1,26 @@
+# "make help" lists the targets. Go is all that "make demo" needs.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint
+
+# Flags of the demo, as in: make demo ARGS='-workers 16 -kill'
+ARGS ?=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Built and then run, so that signals and the exit code are the demo's own.
+demo: ## watch four processes share one key; ARGS='-h' lists the flags
+	@go build -o bin/workerdemo ./cmd/workerdemo
+	@bin/workerdemo $(ARGS)
+
+test: ## run all tests, those against a real Redis too (REDIS_URL, or redis-server)
+	@scripts/redis-server
+	@scripts/go-test ./...
+
+lint: ## check format, vet, staticcheck and go.mod
+	@unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then \
+		echo "gofmt -w would change:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+	go mod tidy -diff

@@ -1,0 +1,206 @@
+package lua
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A limits is the policy as the scripts get it; times in milliseconds.
+type limits struct {
+	limit          int
+	window, jitter float64
+	headroom       float64
+	burst          int
+	endpoints      []endpoint
+}
+
+// An endpoint has slots.
+type endpoint struct {
+	name     string
+	slots    int
+	lease    float64 // TTL of a lease, ms
+	jobLease float64 // TTL of a job's lease, ms
+}
+
+func (p limits) horizon() float64 { return p.window + p.jitter }
+func (p limits) args() []any {
+	return []any{p.limit, p.window, p.jitter, p.headroom, p.burst}
+}
+
+// An ask is a call of admit.lua. Endpoint -1 needs budget alone.
+type ask struct {
+	worker    string
+	endpoint  int
+	n         int
+	headStart float64
+	since     string
+	queue     bool
+}
+
+func (a ask) place(p limits) string {
+	if a.endpoint < 0 {
+		return a.worker + " *"
+	}
+	return a.worker + " " + p.endpoints[a.endpoint].name
+}
+
+// An admission is the reply of admit.lua.
+type admission struct {
+	granted int
+	last    int64
+	at      float64
+	atText  string
+	own     int
+	epoch   int64
+	gate    string
+	wait    float64
+	since   string
+}
+
+func (s *server) budgetKeys() []string {
+	return []string{s.prefix + "account", s.prefix + "window", s.prefix + "backoff", s.prefix + "queue", s.prefix + "due"}
+}
+
+func (s *server) endpointKeys(name string) []string {
+	return []string{s.prefix + "backoff:" + name, s.prefix + "slots:" + name, s.prefix + "queue:" + name, s.prefix + "due:" + name}
+}
+
+func (s *server) admitCall(p limits, a ask) ([]string, []any) {
+	keys, name, e := s.budgetKeys(), "*", endpoint{}
+	if a.endpoint >= 0 {
+		e = p.endpoints[a.endpoint]
+		name = e.name
+		keys = append(keys, s.endpointKeys(name)...)
+	}
+	since, queue := a.since, 0
+	if since == "" {
+		since = "0"
+	}
+	if a.queue {
+		queue = 1
+	}
+	args := append([]any{a.worker, name, a.n}, p.args()...)
+	return keys, append(args, e.slots, e.lease, a.headStart, since, queue)
+}
+
+func (s *server) admit(f fails, p limits, a ask) admission {
+	f.Helper()
+	keys, args := s.admitCall(p, a)
+	v := s.run(f, s.admitScript, keys, args)
+	if len(v) != 8 {
+		f.Fatalf("admit.lua answered %q, want 8 values", v)
+	}
+	r := admission{
+		granted: int(parse(f, v[0])), last: int64(parse(f, v[1])), at: parse(f, v[2]), atText: v[2],
+		own: int(parse(f, v[3])), epoch: int64(parse(f, v[4])), gate: v[5], wait: parse(f, v[6]), since: v[7],
+	}
+	if r.granted < 0 || r.granted > a.n || (r.gate == "") != (r.granted == a.n) || r.wait < 0 || r.own < r.granted {
+		f.Fatalf("admit.lua answered %q to a wish for %d", v, a.n)
+	}
+	return r
+}
+
+func (a admission) lease(worker string, seq int64) string {
+	return fmt.Sprintf("%s:%s:%d", worker, a.atText, seq)
+}
+
+// A settlement is the reply of settle.lua.
+type settlement struct {
+	released int
+	epoch    int64
+	paused   float64
+}
+
+// jobs are the names of the jobs in tests; key 5+4*endpoints+1+i of settle.lua is
+// job i of the last endpoint.
+var jobs = []string{"job-1", "job-2"}
+
+func jobKey(p limits, job int) int { return 5 + 4*len(p.endpoints) + 1 + job }
+
+func (s *server) settleCall(p limits, worker string, ops []any) ([]string, []any) {
+	keys := s.budgetKeys()
+	args := append([]any{worker}, p.args()...)
+	args = append(args, len(p.endpoints))
+	for _, e := range p.endpoints {
+		keys = append(keys, s.endpointKeys(e.name)...)
+		args = append(args, e.name, e.slots)
+	}
+	for _, job := range jobs {
+		if n := len(p.endpoints); n > 0 {
+			keys = append(keys, s.prefix+"job:"+p.endpoints[n-1].name+":"+job)
+		}
+	}
+	return keys, append(args, ops...)
+}
+
+func (s *server) settle(f fails, p limits, worker string, ops ...any) settlement {
+	f.Helper()
+	keys, args := s.settleCall(p, worker, ops)
+	v := s.run(f, s.settleScript, keys, args)
+	if len(v) != 3 {
+		f.Fatalf("settle.lua answered %q, want 3 values", v)
+	}
+	return settlement{int(parse(f, v[0])), int64(parse(f, v[1])), parse(f, v[2])}
+}
+
+// A held is a lease and its endpoint, counted from 0.
+type held struct {
+	endpoint int
+	lease    string
+}
+
+func (s *server) renewCall(p limits, worker string, alive float64, leases []held) ([]string, []any) {
+	keys := []string{s.prefix + "account", s.prefix + "workers"}
+	args := append([]any{worker, alive}, p.args()...)
+	args = append(args, len(p.endpoints))
+	for _, e := range p.endpoints {
+		keys = append(keys, s.prefix+"slots:"+e.name)
+		args = append(args, e.name, e.slots, e.lease)
+	}
+	for _, l := range leases {
+		args = append(args, l.endpoint+1, l.lease)
+	}
+	return keys, args
+}
+
+// renew returns how many workers are alive, and the lost leases.
+func (s *server) renew(f fails, p limits, worker string, alive float64, leases ...held) (int, []string) {
+	f.Helper()
+	keys, args := s.renewCall(p, worker, alive, leases)
+	v := s.run(f, s.renewScript, keys, args)
+	if len(v) < 1 {
+		f.Fatalf("renew.lua answered nothing")
+	}
+	return int(parse(f, v[0])), v[1:]
+}
+
+func (s *server) run(f fails, script *redis.Script, keys []string, args []any) []string {
+	f.Helper()
+	s.writeClock(f)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	v, err := script.Run(ctx, s.rdb, keys, args...).StringSlice()
+	if err != nil {
+		f.Fatalf("script: %v\nKEYS %q\nARGV %v", err, keys, args)
+	}
+	return v
+}
+
+func parse(f fails, s string) float64 {
+	f.Helper()
+	x, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		f.Fatalf("%q is no number", s)
+	}
+	return x
+}
+
+func formatMS(x float64) string { return strconv.FormatFloat(x, 'f', 3, 64) }
+
+// near says whether two instants or durations are the same but for rounding.
+func near(a, b float64) bool { return math.Abs(a-b) < 0.005 }

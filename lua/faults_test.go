@@ -1,0 +1,85 @@
+package lua
+
+import (
+	"context"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"pgregory.net/rapid"
+)
+
+// Keys can go one by one (an operator, an eviction policy), and values can be
+// garbage. No error may come of it, no key without TTL, and no stall.
+func TestAccountRecoversFromLossAndGarbage(t *testing.T) {
+	onEachServer(t, func(t *testing.T, s *server) {
+		rapid.Check(t, func(t *rapid.T) {
+			s.reset(t)
+			d := newDuel(t, s)
+			d.crowd = true
+			// Some state first: leases, places, pauses, jobs.
+			for range rapid.IntRange(1, 25).Draw(t, "operations") {
+				rapid.SampledFrom([]func(*rapid.T){
+					d.admit, d.admit, d.admit, d.release, d.giveBack, d.late, d.job, d.said, d.time,
+				}).Draw(t, "operation")(t)
+			}
+			for range rapid.IntRange(1, 3).Draw(t, "faults") {
+				spoil(t, s)
+			}
+			d.recover(t)
+			d.idle(t)
+		})
+	})
+}
+
+// spoil deletes a key, or a field of a hash, or writes garbage into it.
+func spoil(t *rapid.T, s *server) {
+	keys := s.keys(t)
+	if len(keys) == 0 {
+		return
+	}
+	ctx := context.Background()
+	key := rapid.SampledFrom(keys).Draw(t, "key")
+	garbage := rapid.SampledFrom([]string{"", "x", "-5", "0", "1", "nan", "inf", "1e308", "999999999999999", "1 2 3"}).Draw(t, "garbage")
+	var err error
+	switch kind := s.rdb.Type(ctx, key).Val(); {
+	case rapid.IntRange(0, 1).Draw(t, "how") == 0:
+		err = s.rdb.Del(ctx, key).Err()
+	case kind == "hash":
+		fields := s.rdb.HKeys(ctx, key).Val()
+		err = s.rdb.HSet(ctx, key, rapid.SampledFrom(fields).Draw(t, "field"), garbage).Err()
+	case kind == "zset":
+		member := rapid.SampledFrom(s.rdb.ZRange(ctx, key, 0, -1).Val()).Draw(t, "member")
+		score := rapid.SampledFrom([]float64{0, 1e12, 9e14, -9e14}).Draw(t, "score")
+		err = s.rdb.ZAdd(ctx, key, redis.Z{Member: member, Score: score}).Err()
+	case kind == "list":
+		err = s.rdb.LSet(ctx, key, 0, garbage).Err()
+	}
+	if err != nil {
+		t.Fatalf("spoiling %s: %v", key, err)
+	}
+}
+
+// recover: a worker that comes when it is told gets its permit, of budget alone and
+// with a slot, when all that the account knew has had time to pass; and what it
+// gets from then on fits the window again.
+func (d *duel) recover(t *rapid.T) {
+	var grants []float64
+	begin := d.s.now()
+	for e := -1; e < len(d.p.endpoints); e++ {
+		a := ask{worker: "z", endpoint: e, n: 1, queue: true}
+		// Pauses, places and the window pass one after the other.
+		patience := 4*d.p.horizon() + 4*longestPause + 2*idleTTL
+		for asked := 0; ; asked++ {
+			r := d.s.admit(t, d.p, a)
+			d.s.requireTTLs(t)
+			if r.granted == 1 {
+				grants = append(grants, d.s.now())
+				break
+			}
+			if patience -= r.wait; patience < 0 || asked > 2000 {
+				t.Fatalf("endpoint %d: not served after %d times in %v ms, gate %s, wait %v", e, asked, d.s.now()-begin, r.gate, r.wait)
+			}
+			d.s.advance(seconds(r.wait + 0.002))
+		}
+	}
+}
