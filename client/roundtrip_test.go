@@ -303,7 +303,7 @@ func TestAContextThatEndedDuringTheWaitSendsNothing(t *testing.T) {
 	expect(t, fleet, `1: acquire "POST /jobs"`, "1: return")
 }
 
-func TestSentIsToldOnceAndTheCallersTraceStillWorks(t *testing.T) {
+func TestEverySendIsToldAndTheCallersTraceStillWorks(t *testing.T) {
 	written := 0
 	base := roundTripper(func(r *http.Request) (*http.Response, error) {
 		trace := httptrace.ContextClientTrace(r.Context())
@@ -318,7 +318,7 @@ func TestSentIsToldOnceAndTheCallersTraceStillWorks(t *testing.T) {
 	if _, err := tr.RoundTrip(newRequest(t, ctx, "POST", "/v1/chat", "")); err != nil {
 		t.Fatal(err)
 	}
-	if fleet.count("1: sent") != 1 || written != 2 {
+	if fleet.count("1: sent") != 2 || written != 2 {
 		t.Errorf("told %d times, the caller %d times", fleet.count("1: sent"), written)
 	}
 }

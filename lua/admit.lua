@@ -76,6 +76,14 @@ local function slots_gate(now)
   return free
 end
 
+-- call_head calls the first of a queue that was told no time to come, or none that
+-- can be right (its entry was lost): it comes, or its place lapses.
+local function call_head(queue, due, now)
+  local head = redis.call('ZRANGE', queue, 0, 0)[1]
+  local at = head and redis.call('ZSCORE', due, head)
+  if head and (not at or number(at) > now + IDLE_TTL) then tell(KEYS, due, head, now, 0) end
+end
+
 -- Gate 5, turns: of a capacity, how much may this place take? One permit is owed
 -- to each place ahead; one is mine; more only beyond one for everybody.
 local function turn_gate(queue, due, score, now, capacity)
@@ -95,7 +103,10 @@ local function turn_gate(queue, due, score, now, capacity)
     ahead = redis.call('ZCOUNT', queue, '-inf', '(' .. ms(score))
   end
   local others = length - (mine and 1 or 0)
-  if capacity <= ahead then return 0, ahead, mine end
+  if capacity <= ahead then
+    if capacity > 0 then call_head(queue, due, now) end
+    return 0, ahead, mine
+  end
   return math.min(wanted, 1 + math.max(0, capacity - 1 - others)), ahead, mine
 end
 

@@ -184,7 +184,11 @@ func (s *server) run(f fails, script *redis.Script, keys []string, args []any) [
 	s.writeClock(f)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	v, err := script.Run(ctx, s.rdb, keys, args...).StringSlice()
+	rdb := s.rdb
+	if s.confined != nil {
+		rdb = s.confined(f, keys)
+	}
+	v, err := script.Run(ctx, rdb, keys, args...).StringSlice()
 	if err != nil {
 		f.Fatalf("script: %v\nKEYS %q\nARGV %v", err, keys, args)
 	}

@@ -336,3 +336,13 @@ func (m *model) sentAgain(now float64) {
 	m.log = append(m.log, request{at: now})
 	m.last = now
 }
+
+// expired counts an endpoint's leases that have expired and that nobody has removed.
+func (m *model) expired(e int) (n int) {
+	for _, expiry := range m.semaphore[e].leases {
+		if expiry <= m.now {
+			n++
+		}
+	}
+	return n
+}

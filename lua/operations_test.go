@@ -1,15 +1,11 @@
 package lua
 
 import (
+	"encoding/json"
 	"slices"
 
-	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
 )
-
-func after(now float64) *redis.ZRangeBy {
-	return &redis.ZRangeBy{Min: "(" + formatMS(now), Max: "+inf"}
-}
 
 // settle runs operations and checks what the script answers against the model.
 func (d *duel) settle(t *rapid.T, worker string, released int, ops ...any) {
@@ -177,4 +173,37 @@ func (d *duel) said(t *rapid.T) {
 	d.s.run(t, d.s.settleScript, keys, args)
 	d.m.said(t, now, s, p.reply.last, p.reply.own, d.s.field(t, "foreign"))
 	d.settle(t, p.worker, 0)
+}
+
+// inspect: an operator is told what the next admission would find.
+func (d *duel) inspect(t *rapid.T) {
+	d.s.renew(t, d.p, "a", 30_000)
+	keys := []string{d.s.prefix + "account"}
+	for _, e := range d.p.endpoints {
+		keys = append(keys, d.s.prefix+"slots:"+e.name)
+	}
+	text, err := d.s.inspectScript.Run(t.Context(), d.s.rdb, keys).Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told map[string]struct {
+		Used, Limit float64
+		InUse       int `json:"in_use"`
+	}
+	if err := json.Unmarshal([]byte(text), &told); err != nil {
+		t.Fatalf("inspect.lua answered %s: %v", text, err)
+	}
+	d.settle(t, "a", 0)
+	if d.m.last > d.m.now {
+		return // the clock was set back: the account is ahead of it
+	}
+	exact, most := d.m.counted()
+	if used := int(told["account"].Used); used < exact || used > most || int(told["account"].Limit) != d.m.usable() {
+		t.Fatalf("inspect.lua says %s, want between %d and %d used of %d", text, exact, most, d.m.usable())
+	}
+	for e, endpoint := range d.p.endpoints {
+		if want := len(d.m.semaphore[e].leases) - d.m.expired(e); told["slots:"+endpoint.name].InUse != want {
+			t.Fatalf("inspect.lua says %s, want %d slots of %s in use", text, want, endpoint.name)
+		}
+	}
 }

@@ -16,9 +16,8 @@ type waiter struct {
 	wants int
 	came  float64 // instant of its first ask
 	next  float64 // instant of its next ask
-	asked bool
-	deaf  bool // messages to it are lost
-	mute  int  // it dies after this many asks
+	deaf  bool    // messages to it are lost
+	mute  int     // it dies after this many asks
 }
 
 func (w *waiter) waits() bool { return w.wants > 0 && w.mute > 0 }

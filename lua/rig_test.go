@@ -26,6 +26,9 @@ type server struct {
 	micros  int64 // the virtual time
 	written int64 // the virtual time that the real Redis knows
 
+	// confined, if set, returns a client that may touch these keys and no others.
+	confined func(f fails, keys []string) *redis.Client
+
 	admitScript, settleScript, renewScript, inspectScript *redis.Script
 }
 
@@ -52,9 +55,11 @@ func newMini(t *testing.T) *server {
 	}
 }
 
-func newReal(t *testing.T) *server {
+func newReal(t *testing.T) *server { return newServer(t, redistest.Start(t)) }
+
+func newServer(t *testing.T, r *redistest.Server) *server {
 	s := &server{
-		rdb: redistest.Start(t).Client(t), prefix: "fleetlimit:{" + redistest.Account(t) + "}:", micros: epoch,
+		rdb: r.Client(t), prefix: "fleetlimit:{" + redistest.Account(t) + "}:", micros: epoch,
 	}
 	t.Cleanup(func() { s.flush(t) })
 	s.admitScript = s.underVirtualClock(t, account+admit)

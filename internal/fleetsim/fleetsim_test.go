@@ -12,25 +12,23 @@ import (
 // play runs a scenario in virtual time. The seed is in the name of the test.
 func play(t *testing.T, s Scenario, check func(t *testing.T, r Result)) {
 	t.Helper()
-	for _, limit := range []int{120, 600} {
-		for _, mode := range []mockapi.Mode{mockapi.Sliding, mockapi.Fixed} {
-			s := s
-			s.Seed = 1
-			s.Length = 5 * time.Minute
-			s.API.Limit, s.API.Mode = limit, mode
-			if mode == mockapi.Fixed {
-				s.API.Phase = 17 * time.Second
-			}
-			t.Run(fmt.Sprintf("limit=%d/window=%s/seed=%d", limit, mode, s.Seed), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					r := Run(t, s, Fleetlimit)
-					check(t, r)
-					if t.Failed() {
-						t.Logf("%+v", r)
-					}
-				})
+	for _, api := range []API{
+		{Limit: 120, Mode: mockapi.Fixed, Phase: 17 * time.Second},
+		{Limit: 600, Mode: mockapi.Sliding},
+	} {
+		s := s
+		s.Seed = 1
+		s.Length = 5 * time.Minute
+		s.API.Limit, s.API.Mode, s.API.Phase = api.Limit, api.Mode, api.Phase
+		t.Run(fmt.Sprintf("limit=%d/window=%s/seed=%d", api.Limit, api.Mode, s.Seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := Run(t, s, Fleetlimit)
+				check(t, r)
+				if t.Failed() {
+					t.Logf("%+v", r)
+				}
 			})
-		}
+		})
 	}
 }
 
