@@ -30,11 +30,16 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
   ticket_ms     the youngest place given out in a queue: a new one lies behind it,
                 though the clock may not have moved in between
   epoch, strikes  how often the API pushed back; how often in a row
+  born_ms       when the account was created; another value than a worker knows
+                says that Redis has lost its memory since
+  workers       how many workers were alive at the last heartbeat of any
 --]]
 
 local MAX_PAUSE = 300000   -- longest shared pause: 5 minutes
 local PROBE = 2000         -- time between requests that look whether strangers have gone
 local GRACE = 1000         -- how late a place in a queue may be claimed
+local RESUMPTION = 5000    -- after Redis was away: time for all workers to tell what they spent
+local AWAY = 'Redis was away'
 local IDLE_TTL = 600000    -- an idle account disappears after this time
 local BUCKETS = 512        -- buckets per window of the ring of grants
 local TIGHT_BURST = 0.02   -- burst while callers wait, as a share of the limit
@@ -43,7 +48,7 @@ local LIMIT_CEILING = 1e9
 local FIELDS = {
   'tat_ms', 'seq', 'own', 'left_seq', 'open_from_ms', 'open_last_ms', 'open_n', 'oldest_ms',
   'reported', 'foreign', 'foreign_ms', 'stranger', 'stranger_ms', 'observed_seq',
-  'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms',
+  'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms', 'born_ms', 'workers',
 }
 
 local function clock()
@@ -106,15 +111,19 @@ local function evict(a, p, key, now)
   end
 end
 
+-- close_bucket closes the open bucket if an instant lies too far behind its begin.
+local function close_bucket(a, p, key, at)
+  if a.open_n == 0 or at - a.open_from_ms < p.window / BUCKETS then return end
+  if a.oldest_ms == 0 then redis.call('DEL', key) end
+  redis.call('RPUSH', key, ms(a.open_last_ms) .. ' ' .. int(a.open_n) .. ' ' .. int(a.seq))
+  redis.call('PEXPIRE', key, int(p.horizon * 2))
+  if a.oldest_ms == 0 then a.oldest_ms = a.open_last_ms end
+  a.open_n = 0
+end
+
 -- count_in adds n (at least 1) requests to the ring at this instant.
 local function count_in(a, p, key, now, n)
-  if a.open_n > 0 and now - a.open_from_ms >= p.window / BUCKETS then
-    if a.oldest_ms == 0 then redis.call('DEL', key) end
-    redis.call('RPUSH', key, ms(a.open_last_ms) .. ' ' .. int(a.open_n) .. ' ' .. int(a.seq))
-    redis.call('PEXPIRE', key, int(p.horizon * 2))
-    if a.oldest_ms == 0 then a.oldest_ms = a.open_last_ms end
-    a.open_n = 0
-  end
+  close_bucket(a, p, key, now)
   if a.open_n == 0 then a.open_from_ms = now end
   a.open_n, a.open_last_ms, a.own = a.open_n + n, now, a.own + n
 end
@@ -144,6 +153,48 @@ local function count_out(a, key, seq)
     a.open_n, a.own = a.open_n - 1, math.max(0, a.own - 1)
   end
   return true
+end
+
+-- count_past adds n requests that were sent at an earlier instant, unknown to Redis,
+-- in their place in the ring. Their bucket holds no permit: it ends with the number
+-- with which the one before it ends.
+local function count_past(a, p, key, at, n)
+  at = number(ms(at))
+  local width = p.window / BUCKETS
+  a.own = a.own + n
+  close_bucket(a, p, key, at)
+  if a.open_n > 0 and at >= a.open_from_ms then
+    a.open_n, a.open_last_ms = a.open_n + n, math.max(a.open_last_ms, at)
+    return
+  end
+  local closed = a.oldest_ms > 0 and redis.call('LRANGE', key, 0, -1) or {}
+  local i = #closed
+  while i > 0 and (parse_bucket(closed[i])) >= at do i = i - 1 end
+  -- The first i buckets are older.
+  if closed[i + 1] then
+    local last, count, seq = parse_bucket(closed[i + 1])
+    if last - at <= width then
+      redis.call('LSET', key, i, ms(last) .. ' ' .. int(count + n) .. ' ' .. int(seq))
+      return
+    end
+  end
+  local before = a.left_seq
+  if i > 0 then
+    local _
+    _, _, before = parse_bucket(closed[i])
+  end
+  local entry = ms(at) .. ' ' .. int(n) .. ' ' .. int(before)
+  if #closed == 0 then
+    redis.call('DEL', key)
+    redis.call('RPUSH', key, entry)
+  elseif i == 0 then
+    redis.call('LPUSH', key, entry)
+  else
+    redis.call('LINSERT', key, 'AFTER', closed[i], entry)
+  end
+  redis.call('PEXPIRE', key, int(p.horizon * 2))
+  if i == 0 then a.oldest_ms = at end
+  a.open_last_ms = math.max(a.open_last_ms, at)
 end
 
 -- granted_by returns the number of the last permit that was granted by instant t
@@ -252,6 +303,27 @@ local function pause_left(key, now)
   return math.max(0, math.min(left, longest))
 end
 
+-- set_pause writes a pause down. It expires by itself.
+local function set_pause(key, now, length, reason, worker, strikes, epoch)
+  redis.call('HSET', key, 'since_ms', ms(now), 'until_ms', ms(now + length), 'length_ms', ms(length),
+    'reason', reason, 'worker', worker, 'strikes', int(strikes), 'epoch', int(epoch))
+  redis.call('PEXPIRE', key, int(math.ceil(length)))
+end
+
+-- end_with_one_permit leaves the bucket with one permit and no burst at the end of
+-- a pause, so that the fleet comes back at its pace and not as a herd.
+local function end_with_one_permit(a, p, now, left)
+  set_credit(a, p, now, math.min(credit(a, p, now), 1 - left / emission_interval(a, p, now)))
+end
+
+-- resumption pauses the account for a while in which all workers tell what they
+-- spent while Redis was away, and go on with their own shares.
+local function resumption(a, p, key, now, length, worker)
+  if length <= pause_left(key, now) then return end
+  set_pause(key, now, length, AWAY, worker, a.strikes, a.epoch)
+  end_with_one_permit(a, p, now, length)
+end
+
 -- keep_key lets a key live for ttl milliseconds at least.
 local function keep_key(key, ttl)
   if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, int(ttl)) end
@@ -265,7 +337,9 @@ local function load_account(keys, p)
   local values = redis.call('HMGET', keys[1], unpack(FIELDS))
   local a = {}
   for i, field in ipairs(FIELDS) do a[field] = number(values[i]) end
-  if a.seq == 0 then a.seq, a.left_seq = math.floor(now), math.floor(now) end
+  if a.seq == 0 then
+    a.seq, a.left_seq, a.born_ms = math.floor(now), math.floor(now), math.floor(now)
+  end
   if a.open_last_ms > now then
     if a.open_last_ms - now <= 1000 then
       now = a.open_last_ms
@@ -291,7 +365,7 @@ local function save_account(a, p, keys)
     'reported', int(a.reported), 'foreign', int(a.foreign), 'foreign_ms', ms(a.foreign_ms),
     'stranger', ms(a.stranger), 'stranger_ms', ms(a.stranger_ms), 'observed_seq', int(a.observed_seq),
     'tight', int(a.tight), 'epoch', int(a.epoch), 'strikes', int(a.strikes), 'ticket_ms', ms(a.ticket_ms),
-    'probe_ms', ms(a.probe_ms))
+    'probe_ms', ms(a.probe_ms), 'born_ms', int(a.born_ms))
   redis.call('PEXPIRE', keys[1], int(math.max(IDLE_TTL, 2 * p.horizon)))
 end
 

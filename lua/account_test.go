@@ -32,6 +32,7 @@ func TestAccountAgreesWithModel(t *testing.T) {
 				"release":    d.release,
 				"return":     d.giveBack,
 				"late":       d.late,
+				"spent":      d.spent,
 				"again":      d.again,
 				"job":        d.job,
 				"said":       d.said,

@@ -23,6 +23,8 @@ ARGV  1 worker
      11 head start in the queue, ms (priority; may be negative)
      12 instant from which the caller waits, as an earlier reply gave it, or 0
      13 1 to take a place in the queue if not all is granted, else 0
+     14 the account's birth as this worker knows it, if it has sent anything in
+        the last window, else 0
 
 Reply: array of strings
       1 permits granted, 0..n
@@ -33,13 +35,18 @@ Reply: array of strings
       6 gate that kept back the rest: backoff, pace, window, slots, turn; or ""
       7 how long to wait before asking again, ms
       8 instant from which the granted callers waited, ms
+      9 what the fleet may spend in a window: the limit in force, less strangers
+        and the reserve for them
+     10 content of the pace bucket, permits
+     11 the account's birth
+     12 workers alive
 --]]
 
 local worker, endpoint, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local policy = read_policy(ARGV, 4)
 local cap, lease_ttl = tonumber(ARGV[9]), tonumber(ARGV[10])
 local head_start, waits_since = tonumber(ARGV[11]), tonumber(ARGV[12])
-local may_queue = ARGV[13] == '1'
+local may_queue, known_birth = ARGV[13] == '1', number(ARGV[14])
 local place = worker .. ' ' .. endpoint
 
 -- Gate 1, backoff: how long are the account, and the endpoint, still paused?
@@ -124,6 +131,13 @@ local function enqueue(queue, due, score, now, wait)
 end
 
 local a, now = load_account(KEYS, policy)
+
+-- A worker that knew another account than this finds a Redis that has lost its
+-- memory. What was sent in the last window is known to the workers alone: they
+-- have a while to tell.
+if known_birth > 0 and known_birth ~= a.born_ms then
+  resumption(a, policy, KEYS[3], now, a.born_ms + RESUMPTION - now, worker)
+end
 
 -- The place in the queue: where it was, where an earlier attempt had it, or behind
 -- all others.
@@ -224,4 +238,8 @@ elseif gate == '' or gate == 'slots' then
   set_tight(a, policy, now, 0)
 end
 save_account(a, policy, KEYS)
-return {int(granted), int(a.seq), ms(now), int(a.own), int(a.epoch), gate, ms(wait), ms(place_score + head_start)}
+return {
+  int(granted), int(a.seq), ms(now), int(a.own), int(a.epoch), gate, ms(wait), ms(place_score + head_start),
+  int(math.max(0, usable(a, policy) - a.foreign - reserve(a, policy, now))),
+  ms(credit(a, policy, now)), int(a.born_ms), int(a.workers),
+}

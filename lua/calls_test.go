@@ -40,6 +40,7 @@ type ask struct {
 	headStart float64
 	since     string
 	queue     bool
+	known     int64 // the account's birth
 }
 
 func (a ask) place(p limits) string {
@@ -60,6 +61,10 @@ type admission struct {
 	gate    string
 	wait    float64
 	since   string
+	budget  int
+	credit  float64
+	born    int64
+	workers int
 }
 
 func (s *server) budgetKeys() []string {
@@ -85,19 +90,20 @@ func (s *server) admitCall(p limits, a ask) ([]string, []any) {
 		queue = 1
 	}
 	args := append([]any{a.worker, name, a.n}, p.args()...)
-	return keys, append(args, e.slots, e.lease, a.headStart, since, queue)
+	return keys, append(args, e.slots, e.lease, a.headStart, since, queue, a.known)
 }
 
 func (s *server) admit(f fails, p limits, a ask) admission {
 	f.Helper()
 	keys, args := s.admitCall(p, a)
 	v := s.run(f, s.admitScript, keys, args)
-	if len(v) != 8 {
-		f.Fatalf("admit.lua answered %q, want 8 values", v)
+	if len(v) != 12 {
+		f.Fatalf("admit.lua answered %q, want 12 values", v)
 	}
 	r := admission{
 		granted: int(parse(f, v[0])), last: int64(parse(f, v[1])), at: parse(f, v[2]), atText: v[2],
 		own: int(parse(f, v[3])), epoch: int64(parse(f, v[4])), gate: v[5], wait: parse(f, v[6]), since: v[7],
+		budget: int(parse(f, v[8])), credit: parse(f, v[9]), born: int64(parse(f, v[10])), workers: int(parse(f, v[11])),
 	}
 	if r.granted < 0 || r.granted > a.n || (r.gate == "") != (r.granted == a.n) || r.wait < 0 || r.own < r.granted {
 		f.Fatalf("admit.lua answered %q to a wish for %d", v, a.n)
@@ -114,6 +120,8 @@ type settlement struct {
 	released int
 	epoch    int64
 	paused   float64
+	away     float64 // of which because Redis was away
+	born     int64
 }
 
 // jobs are the names of the jobs in tests; key 5+4*endpoints+1+i of settle.lua is
@@ -142,10 +150,10 @@ func (s *server) settle(f fails, p limits, worker string, ops ...any) settlement
 	f.Helper()
 	keys, args := s.settleCall(p, worker, ops)
 	v := s.run(f, s.settleScript, keys, args)
-	if len(v) != 3 {
-		f.Fatalf("settle.lua answered %q, want 3 values", v)
+	if len(v) != 5 {
+		f.Fatalf("settle.lua answered %q, want 5 values", v)
 	}
-	return settlement{int(parse(f, v[0])), int64(parse(f, v[1])), parse(f, v[2])}
+	return settlement{int(parse(f, v[0])), int64(parse(f, v[1])), parse(f, v[2]), parse(f, v[3]), int64(parse(f, v[4]))}
 }
 
 // A held is a lease and its endpoint, counted from 0.

@@ -51,7 +51,7 @@ func TestScriptsDeclareAllKeys(t *testing.T) {
 		d := newDuel(t, s)
 		d.crowd = true
 		t.Repeat(map[string]func(*rapid.T){
-			"admit": d.admit, "admit many": d.admit, "release": d.release, "return": d.giveBack, "late": d.late,
+			"admit": d.admit, "admit many": d.admit, "release": d.release, "return": d.giveBack, "late": d.late, "spent": d.spent,
 			"again": d.again, "job": d.job, "said": d.said, "renew": d.renew, "leave": d.leave, "time": d.time,
 		})
 	})

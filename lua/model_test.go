@@ -337,6 +337,17 @@ func (m *model) sentAgain(now float64) {
 	m.last = now
 }
 
+// spent counts requests that were sent a while ago.
+func (m *model) spent(now float64, n int, age float64) {
+	if age >= m.horizon() {
+		return
+	}
+	for range n {
+		m.log = append(m.log, request{at: now - age})
+	}
+	m.last = max(m.last, now-age)
+}
+
 // expired counts an endpoint's leases that have expired and that nobody has removed.
 func (m *model) expired(e int) (n int) {
 	for _, expiry := range m.semaphore[e].leases {

@@ -51,6 +51,16 @@ func (d *duel) giveBack(t *rapid.T) {
 	d.settle(t, p.worker, released, "return", p.endpoint+1, p.lease, p.seq)
 }
 
+// spent: requests that were sent while Redis was away.
+func (d *duel) spent(t *rapid.T) {
+	worker := d.drawWorker(t)
+	n := rapid.IntRange(1, 5).Draw(t, "n")
+	age := rapid.Float64Range(0, 1.2*d.p.horizon()).Draw(t, "age")
+	now := d.m.load()
+	d.m.spent(now, n, age)
+	d.settle(t, worker, 0, "spent", n, age)
+}
+
 func (d *duel) late(t *rapid.T) {
 	p := d.drawPermit(t, func(p permit) bool { return !p.sent })
 	now := d.m.load()

@@ -73,8 +73,10 @@ local function renew(e, lease)
   return true
 end
 
-local reply = {tostring(mark_alive())}
+local workers = mark_alive()
+local reply = {tostring(workers)}
 if alive > 0 then write_policy() end
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'workers', workers) end
 for i = 9 + 3 * endpoints, #ARGV - 1, 2 do
   if not renew(tonumber(ARGV[i]), ARGV[i + 1]) then reply[#reply + 1] = ARGV[i + 1] end
 end

@@ -30,6 +30,11 @@ ARGV  1 worker
       seen    <e> <key> <ttl>           the job is alive
       done    <e> <key>                 the job has ended
       leave   <e> <endpoint>            nobody here waits any more
+      spent   <count> <age ms>          requests were sent while Redis was away
+      adopt   <e> <lease> <ttl>         a slot was taken, or kept, meanwhile
+      resume  <outage ms>               Redis was away for this worker: unless it
+                                        was there for others, all workers now get
+                                        the time to tell what they spent
       said    <e> <number> <admitted ms> <base> <epoch> <status> <limit>
               <remaining> <reset ms> <retry after ms> <random 0..1>
                                         what the API said; -1 where it did not.
@@ -40,6 +45,8 @@ Reply: array of strings
       1 leases released
       2 epoch
       3 how long the account is paused, ms
+      4 how long of this because Redis was away, ms
+      5 the account's birth
 --]]
 
 local worker = ARGV[1]
@@ -103,6 +110,13 @@ local function seen(e, key, ttl)
   if lease and extend_lease(e, lease, ttl) then redis.call('PEXPIRE', key, int(ttl)) end
 end
 
+-- adopt writes down a lease that the worker took from its own share.
+local function adopt(e, lease, ttl)
+  if not is_mine(lease) then return end
+  redis.call('ZADD', key_of(e, SLOTS), ms(now + ttl), lease)
+  keep_key(key_of(e, SLOTS), ttl + GRACE)
+end
+
 local function done(e, key)
   local lease = redis.call('GET', key)
   if lease then
@@ -122,6 +136,22 @@ end
 local function count_from_now(seq)
   count_out(a, KEYS[2], seq)
   count_in(a, policy, KEYS[2], now, 1)
+end
+
+-- spent counts what was sent while Redis was away.
+local function spent(count, age)
+  count, age = math.min(number(count), LIMIT_CEILING), math.max(0, age)
+  if count >= 1 and age < policy.horizon then count_past(a, policy, KEYS[2], now - age, count) end
+end
+
+local function away_left()
+  local left = pause_left(KEYS[3], now)
+  return left > 0 and redis.call('HGET', KEYS[3], 'reason') == AWAY and left or 0
+end
+
+local function resume(outage)
+  if away_left() > 0 or a.open_last_ms > now - outage + 1000 then return end
+  resumption(a, policy, KEYS[3], now, RESUMPTION, worker)
 end
 
 -- Feedback
@@ -179,19 +209,14 @@ local function pause(key, strikes_field, epoch, asked, reason, random)
       redis.call('HSET', KEYS[1], strikes_field, int(strikes))
     end
   end
-  redis.call('HSET', key, 'since_ms', ms(now), 'until_ms', ms(now + length), 'length_ms', ms(length),
-    'reason', reason, 'worker', worker, 'strikes', int(strikes), 'epoch', int(a.epoch))
-  redis.call('PEXPIRE', key, int(math.ceil(length)))
+  set_pause(key, now, length, reason, worker, strikes, a.epoch)
 end
 
--- pause_account pauses everybody. Afterwards the bucket holds one permit and no
--- burst, so that the fleet comes back at its pace and not as a herd.
 local function pause_account(epoch, asked, reason, random)
   pause(KEYS[3], 'strikes', epoch, asked, reason, random)
   local left = pause_left(KEYS[3], now)
   a.probe_ms = now + left
-  local debt = left / emission_interval(a, policy, now)
-  set_credit(a, policy, now, math.min(credit(a, policy, now), 1 - debt))
+  end_with_one_permit(a, policy, now, left)
 end
 
 local function said(e, seq, admitted, base, epoch, status, limit, remaining, reset, retry_after, random)
@@ -237,9 +262,11 @@ local function wake_for_slots(e)
   end
 end
 
+local ACCOUNT_WIDE = {late = true, again = true, spent = true, resume = true}
+
 while cursor <= #ARGV do
   local op = next_arg()
-  local e = op ~= 'late' and op ~= 'again' and next_number() or 0
+  local e = not ACCOUNT_WIDE[op] and next_number() or 0
   if op == 'release' then
     release(e, next_arg(), next_number())
   elseif op == 'return' then
@@ -258,6 +285,12 @@ while cursor <= #ARGV do
     done(e, KEYS[next_number()])
   elseif op == 'leave' then
     leave(e, next_arg())
+  elseif op == 'spent' then
+    spent(next_number(), next_number())
+  elseif op == 'adopt' then
+    adopt(e, next_arg(), next_number())
+  elseif op == 'resume' then
+    resume(next_number())
   elseif op == 'said' then
     said(e, next_number(), next_number(), next_number(), next_number(), next_number(), next_number(),
       next_number(), next_number(), next_number(), next_number())
@@ -272,4 +305,4 @@ end
 local paused = pause_left(KEYS[3], now)
 if redis.call('EXISTS', KEYS[4]) == 1 then wake_head(a, policy, KEYS, now, paused) end
 save_account(a, policy, KEYS)
-return {int(released), int(a.epoch), ms(paused)}
+return {int(released), int(a.epoch), ms(paused), ms(away_left()), int(a.born_ms)}
