@@ -17,7 +17,6 @@ package coordinator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -45,8 +44,13 @@ type Options struct {
 	// random suffix.
 	Worker string
 
-	// RedisTimeout bounds one exchange with Redis. Default: 2 s.
+	// RedisTimeout bounds one exchange with Redis, whatever the client's own
+	// time-outs. It is also the longest that callers wait before it is clear that
+	// Redis is away. Default: 2 s.
 	RedisTimeout time.Duration
+
+	// WhenAway says what callers get while Redis does not answer. Default: OwnShare.
+	WhenAway WhenAway
 
 	// Logger receives rare, structured messages. Default: [slog.Default].
 	Logger *slog.Logger
@@ -64,20 +68,27 @@ type Coordinator struct {
 	log     *slog.Logger
 	timeout time.Duration
 
+	whenAway WhenAway
+
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 	done sync.WaitGroup
 	news chan struct{} // tells the dispatcher that mu's fields have changed
 
-	mu      sync.Mutex
-	lanes   map[string]*lane
-	outbox  []op
-	held    map[string]*Permit // by lease, those that the heartbeat renews
-	failing int                // exchanges with Redis that failed in a row
-	retryAt time.Time          // when to try again after a failure
-	closed  bool
-	gone    chan struct{} // closed when Close has ended
-	flushed chan struct{} // closed by the dispatcher when it has sent the last of the outbox
+	mu       sync.Mutex
+	lanes    map[string]*lane
+	arrivals uint64
+	outbox   []op
+	held     map[string]*Permit // by lease, those that the heartbeat renews
+	epoch    int64              // how often the API had pushed back when Redis was last heard
+	share    share
+	away     error     // why Redis cannot be asked; nil: it can
+	muted    bool      // Redis is back, and about to take over from the own share
+	quiet    time.Time // after Redis has refused: when to tell it the rest
+	enlisted bool      // counts as a worker
+	closed   bool
+	gone     chan struct{} // closed when Close has ended
+	flushed  chan struct{} // closed by the dispatcher when it has sent the last of the outbox
 }
 
 // New returns a coordinator for one account under the policy. It does not wait
@@ -101,6 +112,9 @@ func New(rdb redis.UniversalClient, policy Policy, opts Options) (*Coordinator, 
 	if opts.RedisTimeout < 0 {
 		return nil, &ConfigError{"Options.RedisTimeout", opts.RedisTimeout, "must not be negative"}
 	}
+	if opts.WhenAway < OwnShare || opts.WhenAway > FailFast {
+		return nil, &ConfigError{"Options.WhenAway", int(opts.WhenAway), "must be OwnShare, Wait or FailFast"}
+	}
 	if opts.RedisTimeout == 0 {
 		opts.RedisTimeout = 2 * time.Second
 	}
@@ -115,12 +129,16 @@ func New(rdb redis.UniversalClient, policy Policy, opts Options) (*Coordinator, 
 		keys:    keysOf(account),
 		log:     opts.Logger.With("account", account, "worker", worker),
 		timeout: opts.RedisTimeout,
+
+		whenAway: opts.WhenAway,
+
 		news:    make(chan struct{}, 1),
 		lanes:   make(map[string]*lane),
 		held:    make(map[string]*Permit),
 		gone:    make(chan struct{}),
 		flushed: make(chan struct{}),
 	}
+	c.share.policy = c.policy
 	c.lanes[anyEndpoint] = &lane{name: anyEndpoint}
 	for i, e := range c.policy.Endpoints {
 		c.lanes[e.Pattern] = &lane{
@@ -130,9 +148,17 @@ func New(rdb redis.UniversalClient, policy Policy, opts Options) (*Coordinator, 
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.done.Go(c.dispatch)
-	c.done.Go(c.beat)
-	c.done.Go(c.listen)
 	return c, nil
+}
+
+// enlist makes this process a worker of the fleet, at its first request: who only
+// looks, or reports on jobs, has no share. c.mu must be held.
+func (c *Coordinator) enlist() {
+	if !c.enlisted {
+		c.enlisted = true
+		c.done.Go(c.beat)
+		c.done.Go(c.listen)
+	}
 }
 
 // Priority orders callers that wait: higher goes first. Between processes it is
@@ -165,6 +191,8 @@ type Request struct {
 //   - a [*WaitError] when it is known that ctx's deadline will pass before;
 //   - an error that wraps ctx's cause when ctx ends;
 //   - [ErrUnknownEndpoint] or [ErrClosed];
+//   - an error that wraps [ErrRedisAway] while Redis does not answer, if
+//     Options.WhenAway is FailFast;
 //   - the error of Redis when Redis refuses (a wrong password, say) rather than
 //     being away.
 //
@@ -192,11 +220,11 @@ func (c *Coordinator) Acquire(ctx context.Context, r Request) (*Permit, error) {
 
 func (c *Coordinator) cancelled(ctx context.Context, w *waiter) error {
 	c.mu.Lock()
-	gate, trouble := w.lane.gate, w.lane.trouble
+	gate, away := w.lane.gate, c.away
 	c.mu.Unlock()
 	err := context.Cause(ctx)
-	if trouble != nil {
-		return fmt.Errorf("fleetlimit: account %s waits for Redis: %w", c.account, errors.Join(err, trouble))
+	if away != nil {
+		return fmt.Errorf("fleetlimit: account %s waits while %w: %w: %w", c.account, ErrRedisAway, away, err)
 	}
 	return fmt.Errorf("fleetlimit: account %s waits for a permit (gate %s): %w", c.account, gate, err)
 }
@@ -205,27 +233,49 @@ func (c *Coordinator) cancelled(ctx context.Context, w *waiter) error {
 // have waited longer: then it returns a [*WaitError] that says which gate said
 // no, and how long to wait.
 func (c *Coordinator) TryAcquire(ctx context.Context, r Request) (*Permit, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	l, err := c.laneOf(r)
-	c.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	asked := time.Now()
-	reply, err := c.admitOnce(ctx, ask{lane: l, n: 1, priority: clampPriority(r.Priority), since: sinceOf(r)})
-	if err != nil {
-		return nil, fmt.Errorf("fleetlimit: asking Redis for a permit of account %s: %w", c.account, err)
+	c.enlist()
+	if c.away != nil {
+		return c.tryAlone(l, time.Now())
 	}
+	asks := []ask{{lane: l, n: 1, priority: clampPriority(r.Priority), since: sinceOf(r)}}
+	c.mu.Unlock()
+	asked := time.Now()
+	answer, err := c.sendInTime(ctx, asks, nil)
+	c.mu.Lock()
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("fleetlimit: asking Redis for a permit of account %s: %w", c.account, context.Cause(ctx))
+	case c.closed:
+		return nil, ErrClosed
+	case refused(err):
+		return nil, fmt.Errorf("fleetlimit: asking Redis for a permit of account %s: %w", c.account, err)
+	default:
+		c.lose(err)
+		return c.tryAlone(l, time.Now())
+	}
+	reply := answer.replies[0]
+	c.learn(reply.budget, asked)
+	c.epoch, c.share.instant = reply.epoch, reply.instant()
 	if reply.granted == 0 {
 		return nil, &WaitError{Account: c.account, Endpoint: r.Endpoint, Gate: reply.gate, Wait: reply.wait}
 	}
 	p := c.newPermit(l, reply, reply.last, asked)
 	p.waited = time.Since(asked)
-	c.mu.Lock()
+	if c.closed {
+		c.outbox = append(c.outbox, p.opReturn())
+		return nil, ErrClosed
+	}
 	c.hold(p)
-	c.mu.Unlock()
 	return p, nil
 }
 
@@ -254,7 +304,8 @@ func (c *Coordinator) Worker() string { return c.worker }
 func (c *Coordinator) Policy() Policy { return c.policy }
 
 // Close ends all waiting with [ErrClosed], gives all leases back (those of jobs
-// excepted, which go on) and leaves nothing running. The contexts of permits
+// excepted, which go on) and leaves nothing running but, where Redis hangs, calls
+// to it that end with the Redis client's own time-outs. The contexts of permits
 // that are still held are cancelled. It returns the error of the last exchange
 // with Redis; the leases then end by themselves. Closing twice changes nothing.
 func (c *Coordinator) Close() error {
@@ -291,5 +342,8 @@ func (c *Coordinator) Close() error {
 	}
 	c.stop()
 	c.done.Wait()
+	if !c.enlisted {
+		return nil
+	}
 	return c.sayGoodbye(ctx)
 }

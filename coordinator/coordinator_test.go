@@ -574,9 +574,9 @@ func TestIdleAccountLeavesNothing_Bottleneck115(t *testing.T) {
 	})
 }
 
-func TestRedisAwayAndBack_Bottleneck194(t *testing.T) {
+func TestWaitingCallersAreServedWhenRedisIsBack_Bottleneck194(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
-		c := r.worker("a", policy)
+		c, _ := r.linked("a", policy, Wait)
 		p := mustAcquire(t, c, video)
 		r.mini.SetError("LOADING Redis is loading the dataset in memory")
 		p.Release()

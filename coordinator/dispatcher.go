@@ -2,9 +2,7 @@ package coordinator
 
 import (
 	"container/heap"
-	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -23,12 +21,13 @@ func (c *Coordinator) dispatch() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for c.ctx.Err() == nil {
-		asks, ops, next, last := c.collect(time.Now())
+		asks, ops, next, closing := c.collect(time.Now())
 		if len(asks)+len(ops) > 0 {
-			c.exchange(asks, ops)
-			continue
+			if c.exchange(asks, ops) || !closing {
+				continue
+			}
 		}
-		if last {
+		if closing {
 			close(c.flushed)
 			return
 		}
@@ -49,25 +48,21 @@ func (c *Coordinator) signal() {
 	}
 }
 
-// collect takes the work of the next exchange: the outbox, and a wish for each
-// lane whose time has come. Without work it says when there will be some; last
-// is true when there never will be.
-func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Duration, last bool) {
+// collect takes the work of the next exchange: what Redis must be told, and a wish
+// for each lane whose time has come. Without work it says when there will be some.
+// Closing is true when nothing will come but what is to be told.
+func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Duration, closing bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	next = time.Hour
-	last = c.closed && len(c.outbox) == 0
-	if wait := c.retryAt.Sub(now); c.failing > 0 && wait > 0 {
-		return nil, nil, wait, last
-	}
-	if len(c.outbox) > 0 {
-		n := min(len(c.outbox), maxOps)
-		ops = compact(c.outbox[:n:n])
-		c.outbox = append([]op(nil), c.outbox[n:]...)
-	}
 	if c.closed {
-		return nil, ops, next, last
+		ops = append(c.unheard(now), c.takeOutbox(now)...)
+		return nil, ops, 0, true
 	}
+	if c.away != nil {
+		return nil, nil, c.serveAlone(now), false
+	}
+	next = time.Hour
+	known := c.share.knownBirth(now)
 	for _, l := range c.lanes {
 		if l.waiters.Len() == 0 {
 			continue
@@ -80,56 +75,146 @@ func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Du
 		l.called = time.Time{}
 		asks = append(asks, ask{
 			lane: l, n: min(l.waiters.Len(), maxAsk),
-			priority: first.priority, since: first.since, queue: true,
+			priority: first.priority, since: first.since, queue: true, known: known,
 		})
 	}
-	return asks, ops, next, false
+	if wait := c.quiet.Sub(now); wait > 0 && len(asks) == 0 {
+		return nil, nil, min(next, wait), false
+	}
+	return asks, append(c.unheard(now), c.takeOutbox(now)...), next, false
+}
+
+// takeOutbox takes what stands in the outbox, as much as one call may say. c.mu must
+// be held.
+func (c *Coordinator) takeOutbox(now time.Time) []op {
+	if len(c.outbox) == 0 {
+		return nil
+	}
+	n := min(len(c.outbox), maxOps)
+	ops := compact(c.outbox[:n:n], now)
+	c.outbox = append([]op(nil), c.outbox[n:]...)
+	return ops
+}
+
+// unheard lists what this worker knows and Redis does not: what was spent, and
+// which leases are held. c.mu must be held.
+func (c *Coordinator) unheard(now time.Time) (ops []op) {
+	if !c.share.dirty {
+		return nil
+	}
+	c.share.dirty = false
+	ops = c.share.untold(now)
+	for _, p := range c.held {
+		if p.unknown {
+			p.unknown = false
+			ops = append(ops, op{kind: opAdopt, lane: p.lane, permit: p})
+		}
+	}
+	return ops
+}
+
+// told notes that Redis has heard. c.mu must be held.
+func (c *Coordinator) told(ops []op, now time.Time) {
+	for _, o := range ops {
+		switch o.kind {
+		case opSpent:
+			o.lot.untold = max(0, o.lot.untold-o.count)
+		case opAdopt:
+			o.permit.unknown, o.permit.renewed = false, now
+		}
+	}
+}
+
+// untell notes that what was told may not have been heard. c.mu must be held.
+func (c *Coordinator) untell(ops []op) {
+	all := retold(ops)
+	again := all[:0]
+	for _, o := range all {
+		if o.kind == opSpent || o.kind == opAdopt && c.held[o.permit.lease] == o.permit {
+			c.share.dirty = true // it is told from what this worker knows
+			if o.permit != nil {
+				o.permit.unknown = true
+			}
+			continue
+		}
+		again = append(again, o)
+	}
+	c.outbox = append(again, c.outbox...)
+	if len(c.outbox) > maxOutbox {
+		c.outbox = c.outbox[:maxOutbox]
+	}
 }
 
 // exchange is one round trip. No lock is held meanwhile.
-func (c *Coordinator) exchange(asks []ask, ops []op) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
-	defer cancel()
+func (c *Coordinator) exchange(asks []ask, ops []op) bool {
 	asked := time.Now()
-	replies, early, err := c.send(ctx, asks, ops)
+	a, err := c.sendInTime(c.ctx, asks, ops)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.note(err)
 	if err != nil {
 		c.giveUp(asks, ops, err)
-		return
+		return false
 	}
-	for i, a := range asks {
-		if early {
-			replies[i] = c.undo(a, replies[i], asked)
+	if len(ops) > 0 {
+		c.learn(a.settled.budget, asked)
+	}
+	for _, r := range a.replies {
+		c.learn(r.budget, asked)
+		c.epoch, c.share.instant = r.epoch, r.instant()
+	}
+	c.told(ops, asked)
+	for i, r := range a.replies {
+		if a.early {
+			c.undo(asks[i], r, asked)
+			r = admission{}
 		}
-		c.serve(a, replies[i], asked)
+		c.serve(asks[i], r, asked)
+	}
+	return true
+}
+
+// learn takes over what a reply says of the budget. c.mu must be held.
+func (c *Coordinator) learn(b budget, asked time.Time) {
+	if born := c.share.born; born != 0 && born != b.born {
+		c.lostMemory(b.born)
+	}
+	c.share.hear(b, asked)
+}
+
+// lostMemory notes that Redis has forgotten the account: it must be told everything
+// again. c.mu must be held.
+func (c *Coordinator) lostMemory(born int64) {
+	c.share.forgotten(born)
+	for _, p := range c.held {
+		p.unknown = true
 	}
 }
 
-// undo gives back what was granted before Redis had heard of a pause, and lets
-// the lane ask again. c.mu must be held.
-func (c *Coordinator) undo(a ask, r admission, asked time.Time) admission {
+// undo gives back what was granted and cannot be used. c.mu must be held.
+func (c *Coordinator) undo(a ask, r admission, asked time.Time) {
 	for i := range r.granted {
 		p := c.newPermit(a.lane, r, r.last-int64(i), asked)
-		c.outbox = append(c.outbox, p.opReturn())
+		c.append(p.opReturn())
 	}
-	return admission{}
 }
 
-// serve hands granted permits to those who wait, and puts the rest to sleep.
+// serve hands granted permits to those who wait, and puts the rest to sleep. c.mu
+// must be held.
 func (c *Coordinator) serve(a ask, r admission, asked time.Time) {
 	l := a.lane
-	l.trouble = nil
 	for i := range r.granted {
 		p := c.newPermit(l, r, r.last-int64(r.granted)+1+int64(i), asked)
 		if l.waiters.Len() == 0 || c.closed {
-			c.outbox = append(c.outbox, p.opReturn())
+			c.append(p.opReturn())
 			continue
 		}
 		c.hold(p)
+		c.share.add(p.counted, 1, 0)
 		l.pop().finish(p, nil)
+	}
+	if c.away != nil {
+		return
 	}
 	l.gate, l.placed, l.rank, l.notBefore = r.gate, r.gate != "", a.priority, time.Time{}
 	if !l.placed {
@@ -149,44 +234,22 @@ func (c *Coordinator) serve(a ask, r admission, asked time.Time) {
 	c.leaveIfEmpty(l)
 }
 
-// giveUp handles an exchange that failed: what must be told is told later, and
-// callers wait for Redis, unless it has refused for good. c.mu must be held.
+// giveUp handles an exchange that failed. What must be told is told later. If Redis
+// has refused for good, callers hear that; else it is away. c.mu must be held.
 func (c *Coordinator) giveUp(asks []ask, ops []op, err error) {
-	c.outbox = append(retold(ops), c.outbox...)
-	if len(c.outbox) > maxOutbox {
-		c.outbox = c.outbox[:maxOutbox]
-	}
-	for _, a := range asks {
-		a.lane.trouble = err
-		if !refused(err) {
-			continue
+	c.untell(ops)
+	switch {
+	case c.closed:
+	case refused(err):
+		c.quiet = time.Now().Add(lastRetry)
+		for _, a := range asks {
+			for a.lane.waiters.Len() > 0 {
+				a.lane.pop().finish(nil, err)
+			}
 		}
-		for a.lane.waiters.Len() > 0 {
-			a.lane.pop().finish(nil, err)
-		}
+	default:
+		c.lose(err)
 	}
-}
-
-// note counts failures in a row, says the first and the recovery once each, and
-// sets when to try again: after 50 ms, doubling to 2 s, with jitter. c.mu must be
-// held.
-func (c *Coordinator) note(err error) {
-	if err == nil {
-		if c.failing > 0 {
-			c.log.Info("Redis answers again", "failures", c.failing)
-		}
-		c.failing = 0
-		return
-	}
-	if c.ctx.Err() != nil {
-		return
-	}
-	if c.failing == 0 {
-		c.log.Warn("Redis does not answer; callers wait", "err", err)
-	}
-	c.failing++
-	wait := min(2*time.Second, 50*time.Millisecond<<min(c.failing-1, 6))
-	c.retryAt = time.Now().Add(wait/2 + rand.N(wait))
 }
 
 // passing lists the answers of Redis that asking again may change.

@@ -17,6 +17,10 @@ var (
 	// could not renew it in time.
 	ErrLeaseLost = errors.New("fleetlimit: the slot's lease was lost")
 
+	// ErrRedisAway is wrapped by the errors of callers that fail, or whose contexts
+	// end, while Redis does not answer.
+	ErrRedisAway = errors.New("redis is away")
+
 	// ErrUnknownEndpoint is returned for an endpoint that the policy does not list.
 	ErrUnknownEndpoint = errors.New("fleetlimit: the policy has no such endpoint")
 )
@@ -31,6 +35,7 @@ const (
 	GateWindow  Gate = "window"  // the window is full
 	GateSlots   Gate = "slots"   // all slots of the endpoint are taken
 	GateTurn    Gate = "turn"    // others have waited longer
+	GateAway    Gate = "away"    // Redis is away, and this worker's own share is spent
 )
 
 // WaitError says that a permit is not to be had now ([Coordinator.TryAcquire]),

@@ -22,10 +22,13 @@ func (c *Coordinator) beat() {
 	var last time.Time
 	every := tick
 	for {
-		if leases := c.renewable(); len(leases) > 0 || time.Since(last) >= every-tick/2 {
+		if leases, there := c.renewable(); there && (len(leases) > 0 || time.Since(last) >= every-tick/2) {
 			last = time.Now()
+			c.ask(last, every)
 			if workers, err := c.renew(leases, last, 3*every); err == nil {
 				every = max(tick, time.Duration(workers)*beatPerWorker)
+			} else {
+				c.noBeat(err)
 			}
 		}
 		select {
@@ -37,12 +40,41 @@ func (c *Coordinator) beat() {
 	}
 }
 
+// noBeat notes that a heartbeat failed: leases must not end unnoticed.
+func (c *Coordinator) noBeat(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed && !refused(err) {
+		c.lose(err)
+	}
+}
+
+// ask asks Redis how the budget stands if it has not said so lately, so that the own
+// share is right if Redis should go away.
+func (c *Coordinator) ask(now time.Time, every time.Duration) {
+	c.mu.Lock()
+	fresh := c.share.known && now.Sub(c.share.heard) < every/2
+	c.mu.Unlock()
+	if fresh {
+		return
+	}
+	a, err := c.sendInTime(c.ctx, nil, nil)
+	if err != nil {
+		return // renew, or a caller, will notice
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away == nil {
+		c.learn(a.settled.budget, now)
+	}
+}
+
 // renew is one call of renew.lua.
 func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration) (workers int, err error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
-	defer cancel()
 	keys, args := c.renewArgs(leases, alive)
-	reply, err := lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
+	reply, err := inTime(c.ctx, c.timeout, func(ctx context.Context) ([]string, error) {
+		return lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
+	}, nil)
 	if err != nil || len(reply) == 0 {
 		return 0, err
 	}
@@ -55,14 +87,15 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 	for _, p := range leases {
 		if !lost[p.lease] {
 			p.renewed = now
-		} else if c.held[p.lease] == p {
-			delete(c.held, p.lease)
+		} else if c.unhold(p) {
 			gone = append(gone, p)
 		}
 	}
+	if workers, err = strconv.Atoi(reply[0]); err == nil && c.away == nil {
+		c.share.workers = workers
+	}
 	c.mu.Unlock()
 	c.tellLost(gone)
-	workers, err = strconv.Atoi(reply[0])
 	return workers, err
 }
 
@@ -86,11 +119,17 @@ func (c *Coordinator) renewArgs(leases []*Permit, alive time.Duration) ([]string
 func (c *Coordinator) expire(now time.Time) {
 	c.mu.Lock()
 	var gone []*Permit
-	for lease, p := range c.held {
-		if now.Sub(p.renewed) > p.lane.leaseTTL {
-			delete(c.held, lease)
-			gone = append(gone, p)
+	if c.away != nil && c.whenAway == OwnShare {
+		gone = c.beyondShare(now)
+	} else {
+		for _, p := range c.held {
+			if now.Sub(p.renewed) > p.lane.leaseTTL {
+				gone = append(gone, p)
+			}
 		}
+	}
+	for _, p := range gone {
+		c.unhold(p)
 	}
 	c.mu.Unlock()
 	c.tellLost(gone)
@@ -105,45 +144,61 @@ func (c *Coordinator) tellLost(gone []*Permit) {
 	}
 }
 
-// renewable lists the leases that this process holds.
-func (c *Coordinator) renewable() []*Permit {
+// renewable lists the leases that this process holds, and says whether Redis is
+// there to renew them.
+func (c *Coordinator) renewable() (held []*Permit, there bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	leases := make([]*Permit, 0, len(c.held))
 	for _, p := range c.held {
 		leases = append(leases, p)
 	}
-	return leases
+	return leases, c.away == nil
 }
 
 // hold enters a permit's lease for renewal. c.mu must be held.
 func (c *Coordinator) hold(p *Permit) {
 	if p.lease != "" {
 		c.held[p.lease] = p
+		p.lane.used++
 	}
 }
 
-// drop ends the renewal of a permit's lease.
-func (c *Coordinator) drop(p *Permit) {
-	c.mu.Lock()
+// unhold ends the renewal of a permit's lease; false: it had ended. c.mu must be
+// held.
+func (c *Coordinator) unhold(p *Permit) bool {
+	if c.held[p.lease] != p {
+		return false
+	}
 	delete(c.held, p.lease)
-	c.mu.Unlock()
+	p.lane.used--
+	return true
 }
 
-// post hands an operation to the dispatcher.
-func (c *Coordinator) post(o op) {
+// post hands operations to the dispatcher.
+func (c *Coordinator) post(ops ...op) {
 	c.mu.Lock()
-	if len(c.outbox) < maxOutbox && c.ctx.Err() == nil {
-		c.outbox = append(c.outbox, o)
-	}
+	c.append(ops...)
 	c.mu.Unlock()
 	c.signal()
+}
+
+// append adds operations to the outbox. c.mu must be held.
+func (c *Coordinator) append(ops ...op) {
+	if len(c.outbox)+len(ops) <= maxOutbox && c.ctx.Err() == nil {
+		c.outbox = append(c.outbox, ops...)
+	}
 }
 
 // sayGoodbye takes this process off the list of workers.
 func (c *Coordinator) sayGoodbye(ctx context.Context) error {
 	keys, args := c.renewArgs(nil, 0)
-	return lua.Renew.Run(ctx, c.rdb, keys, args...).Err()
+	_, err := inTime(ctx, c.timeout, func(ctx context.Context) (any, error) {
+		return nil, lua.Renew.Run(ctx, c.rdb, keys, args...).Err()
+	}, nil)
+	return err
 }
 
 func formatInt(n int64) string { return strconv.FormatInt(n, 10) }
+
+func formatInstant(ms float64) string { return strconv.FormatFloat(ms, 'f', 3, 64) }

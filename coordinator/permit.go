@@ -33,6 +33,8 @@ type Permit struct {
 	admitted string // instant of Redis
 	since    string // instant of Redis from which it waited
 	asked    time.Time
+	counted  time.Time // when the own share counted it
+	alone    bool      // taken from the own share while Redis was away
 	waited   time.Duration
 
 	lost chan struct{}
@@ -43,12 +45,13 @@ type Permit struct {
 	sent     bool
 	cause    error     // why lost was closed
 	renewed  time.Time // the lease lives at least leaseTTL from here; guarded by Coordinator.mu
+	unknown  bool      // Redis does not know the lease; guarded by Coordinator.mu
 }
 
 func (c *Coordinator) newPermit(l *lane, r admission, seq int64, asked time.Time) *Permit {
 	p := &Permit{
 		c: c, lane: l, seq: seq, base: r.last - r.own, epoch: r.epoch,
-		admitted: r.at, since: r.since, asked: asked, renewed: asked,
+		admitted: r.at, since: r.since, asked: asked, counted: time.Now(), renewed: asked,
 		lost: make(chan struct{}),
 	}
 	if l.slots > 0 {
@@ -98,12 +101,12 @@ func (p *Permit) Sent() {
 	again := p.sent
 	p.sent = true
 	p.mu.Unlock()
-	o := op{kind: opLate, lane: p.c.lanes[anyEndpoint], permit: p}
-	switch {
-	case again:
-		o.kind = opAgain
-	case time.Since(p.asked) <= p.c.policy.Jitter/2:
+	if !again && time.Since(p.asked) <= p.c.policy.Jitter/2 {
 		return
+	}
+	o := op{kind: opLate, lane: p.c.lanes[anyEndpoint], permit: p}
+	if again || p.alone {
+		o.kind = opAgain // of a permit that Redis does not know, this says the same
 	}
 	p.c.post(o)
 }
@@ -115,7 +118,7 @@ func (p *Permit) Report(f Feedback) {
 	p.reported = true
 	p.mu.Unlock()
 	if first {
-		p.c.post(op{kind: opSaid, lane: p.lane, permit: p, said: f.clamp()})
+		p.c.heard(op{kind: opSaid, lane: p.lane, permit: p, said: f.clamp(), at: time.Now()})
 	}
 }
 
@@ -154,18 +157,51 @@ func (p *Permit) end(o op) {
 	first := !p.ended
 	p.ended = true
 	p.mu.Unlock()
-	if !first {
+	if !first || p.lease == "" && o.kind != opReturn {
 		return
 	}
-	if p.lease != "" {
-		p.c.drop(p)
-	} else if o.kind != opReturn {
-		return
+	o.lane, o.permit = p.lane, p
+	c := p.c
+	c.mu.Lock()
+	held := p.lease != "" && c.unhold(p)
+	if held && c.away != nil && o.kind != opRelease && o.kind != opReturn {
+		p.lane.had-- // the slot goes on being taken
 	}
-	if o.kind != "" {
-		o.lane, o.permit = p.lane, p
-		p.c.post(o)
+	if o.kind == opReturn {
+		c.share.untake(p.counted, p.alone)
 	}
+	switch {
+	case p.alone:
+		c.append(p.endAlone(o)...)
+	case o.kind != "":
+		c.append(o)
+	}
+	c.mu.Unlock()
+	c.signal()
+}
+
+// endAlone returns what Redis must be told of the end of a permit that it did not
+// grant. Coordinator.mu must be held.
+func (p *Permit) endAlone(o op) []op {
+	if o.kind == opReturn {
+		if p.lease == "" {
+			return nil
+		}
+		o.kind = opRelease
+	}
+	switch {
+	case !p.unknown && o.kind == "":
+		return nil
+	case !p.unknown:
+		return []op{o}
+	case o.kind == opRelease && o.linger == 0:
+		return nil
+	}
+	adopt := op{kind: opAdopt, lane: o.lane, permit: p}
+	if o.kind == "" {
+		return []op{adopt}
+	}
+	return []op{adopt, o}
 }
 
 func (p *Permit) opReturn() op {

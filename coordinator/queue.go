@@ -22,8 +22,9 @@ type lane struct {
 	notBefore time.Time // when to ask next; zero: at once
 	called    time.Time // when another process has told this one to come, since it last asked
 	gate      Gate      // what said no last
-	trouble   error     // why Redis could not be asked
-	arrivals  uint64
+
+	used int // slots that this process holds
+	had  int // slots that it had when Redis went away
 }
 
 // A waiter is one call of Acquire.
@@ -49,19 +50,21 @@ func (w *waiter) finish(p *Permit, err error) {
 	close(w.done)
 }
 
+func (w *waiter) before(v *waiter) bool {
+	if w.priority != v.priority {
+		return w.priority > v.priority
+	}
+	if (w.since == "") != (v.since == "") {
+		return w.since != ""
+	}
+	return w.arrival < v.arrival
+}
+
 // waiters is a heap: highest priority first, then retries and arrivals in order.
 type waiters []*waiter
 
-func (q waiters) Len() int { return len(q) }
-func (q waiters) Less(i, j int) bool {
-	if q[i].priority != q[j].priority {
-		return q[i].priority > q[j].priority
-	}
-	if (q[i].since == "") != (q[j].since == "") {
-		return q[i].since != ""
-	}
-	return q[i].arrival < q[j].arrival
-}
+func (q waiters) Len() int           { return len(q) }
+func (q waiters) Less(i, j int) bool { return q[i].before(q[j]) }
 func (q waiters) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].index, q[j].index = i, j
@@ -116,8 +119,12 @@ func (c *Coordinator) join(ctx context.Context, r Request) (*waiter, error) {
 	if l.outlasts(w) {
 		return nil, c.tooLate(w)
 	}
-	l.arrivals++
-	w.arrival = l.arrivals
+	if c.away != nil && c.whenAway == FailFast {
+		return nil, c.awayError()
+	}
+	c.enlist()
+	c.arrivals++
+	w.arrival = c.arrivals
 	heap.Push(&l.waiters, w)
 	// Who has a place waits for its turn, except to improve it.
 	if !l.placed || w.priority > l.rank {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,3 +68,12 @@ func mustAcquire(t *testing.T, c *Coordinator, endpoint string) *Permit {
 	}
 	return p
 }
+
+func TestMain(m *testing.M) {
+	redis.SetLogger(silence{}) // go-redis tells of every connection that a test cuts
+	os.Exit(m.Run())
+}
+
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}

@@ -28,6 +28,7 @@ type ask struct {
 	priority Priority
 	since    string
 	queue    bool
+	known    int64 // the account's birth, as far as this worker depends on it
 }
 
 // An admission is the reply of admit.lua.
@@ -35,11 +36,39 @@ type admission struct {
 	granted int
 	last    int64  // number of the last permit
 	at      string // instant, in milliseconds of Redis
-	own     int64
-	epoch   int64
-	gate    Gate
-	wait    time.Duration
-	since   string
+	budget
+	epoch int64
+	gate  Gate
+	wait  time.Duration
+	since string
+}
+
+// instant is the moment of the admission in milliseconds of Redis's clock.
+func (a admission) instant() float64 {
+	ms, _ := strconv.ParseFloat(a.at, 64)
+	return ms
+}
+
+// An account is what both scripts say of the budget at that moment.
+type budget struct {
+	own     int64   // requests of the fleet in the window
+	limit   int64   // what the fleet may spend in a window
+	credit  float64 // content of the pace bucket
+	born    int64   // the account's birth
+	workers int64   // alive
+}
+
+// A settlement is the reply of settle.lua, as far as it is used.
+type settlement struct {
+	budget
+	resumption time.Duration // how long all workers have yet to tell what they spent
+}
+
+// An answer is what Redis said in one exchange.
+type answer struct {
+	settled settlement
+	replies []admission
+	early   bool // Redis admitted before it settled
 }
 
 type opKind string
@@ -54,6 +83,9 @@ const (
 	opDone    opKind = "done"
 	opLeave   opKind = "leave"
 	opSaid    opKind = "said"
+	opSpent   opKind = "spent"
+	opAdopt   opKind = "adopt"
+	opResume  opKind = "resume"
 )
 
 // An op is one operation of settle.lua.
@@ -64,6 +96,18 @@ type op struct {
 	linger time.Duration
 	job    string
 	said   Feedback
+	at     time.Time // of what is told: when it was
+	count  int
+	lot    *lot
+}
+
+// stale says whether a pushback is so old that the pause it asked for is over.
+func (o op) stale(now time.Time) bool {
+	asked := o.said.RetryAfter
+	if asked < 0 {
+		asked = max(o.said.Reset, 2*time.Second)
+	}
+	return o.pushback() && now.Sub(o.at) > asked
 }
 
 // pushback says whether the operation reports that the API pushed back.
@@ -71,9 +115,10 @@ func (o op) pushback() bool {
 	return o.kind == opSaid && (o.said.Status == 429 || o.said.Status == 503)
 }
 
-// compact drops reports that say nothing new: of those that are no pushback, the
-// youngest permit's counts, for each endpoint. The order stays.
-func compact(ops []op) []op {
+// compact drops reports that say nothing new: pushbacks whose pause is over, and of
+// those that are no pushback all but the youngest permit's, for each endpoint. The
+// order stays.
+func compact(ops []op, now time.Time) []op {
 	youngest := make(map[*lane]int)
 	for i, o := range ops {
 		if o.kind != opSaid || o.pushback() {
@@ -86,6 +131,9 @@ func compact(ops []op) []op {
 	}
 	kept := ops[:0]
 	for i, o := range ops {
+		if o.stale(now) {
+			continue
+		}
 		if o.kind != opSaid || o.pushback() || youngest[o.lane] == i {
 			kept = append(kept, o)
 		}
@@ -98,7 +146,10 @@ func compact(ops []op) []op {
 func retold(ops []op) []op {
 	again := make([]op, 0, len(ops))
 	for _, o := range ops {
-		if o.kind == opReturn {
+		switch o.kind {
+		case opResume:
+			continue
+		case opReturn:
 			if o.permit.lease == "" {
 				continue
 			}
@@ -129,7 +180,7 @@ func (c *Coordinator) admitArgs(a ask) ([]string, []any) {
 	}
 	args := append([]any{c.worker, a.lane.name, a.n}, c.policyArgs()...)
 	return keys, append(args, a.lane.slots, ms(a.lane.leaseTTL),
-		ms(time.Duration(a.priority)*headStart), since, queue)
+		ms(time.Duration(a.priority)*headStart), since, queue, a.known)
 }
 
 func (c *Coordinator) settleArgs(ops []op) ([]string, []any) {
@@ -137,7 +188,7 @@ func (c *Coordinator) settleArgs(ops []op) ([]string, []any) {
 	numbers := make(map[*lane]int)
 	var names []any
 	for _, o := range ops {
-		if o.lane.slots > 0 && numbers[o.lane] == 0 {
+		if o.lane != nil && o.lane.slots > 0 && numbers[o.lane] == 0 {
 			numbers[o.lane] = len(numbers) + 1
 			keys = append(keys, c.keys.endpoint(o.lane.name)...)
 			names = append(names, o.lane.name, o.lane.slots)
@@ -167,10 +218,16 @@ func (c *Coordinator) settleArgs(ops []op) ([]string, []any) {
 			args = append(args, e, len(keys))
 		case opLeave:
 			args = append(args, e, o.lane.name)
+		case opSpent:
+			args = append(args, o.count, ms(time.Since(o.at)))
+		case opAdopt:
+			args = append(args, e, p.lease, ms(o.lane.leaseTTL))
+		case opResume:
+			args = append(args, ms(time.Since(o.at)))
 		case opSaid:
-			f := o.said
+			f, age := o.said, time.Since(o.at)
 			args = append(args, e, p.seq, p.admitted, p.base, p.epoch, f.Status,
-				f.Limit, f.Remaining, ms(f.Reset), ms(f.RetryAfter), rand.Float64())
+				f.Limit, f.Remaining, ms(older(f.Reset, age)), ms(older(f.RetryAfter, age)), rand.Float64())
 		}
 	}
 	return keys, args
@@ -179,7 +236,7 @@ func (c *Coordinator) settleArgs(ops []op) ([]string, []any) {
 // send does everything in one round trip. Operations go first: what they free can
 // be granted at once, and a pause that they report holds. After Redis has lost
 // its scripts the order may come out wrong; early then says so.
-func (c *Coordinator) send(ctx context.Context, asks []ask, ops []op) (replies []admission, early bool, err error) {
+func (c *Coordinator) send(ctx context.Context, asks []ask, ops []op) (a answer, err error) {
 	type call struct {
 		script *redis.Script
 		keys   []string
@@ -187,7 +244,7 @@ func (c *Coordinator) send(ctx context.Context, asks []ask, ops []op) (replies [
 		cmd    *redis.Cmd
 	}
 	calls := make([]call, 0, len(asks)+1)
-	if len(ops) > 0 {
+	if len(ops) > 0 || len(asks) == 0 {
 		keys, args := c.settleArgs(ops)
 		calls = append(calls, call{script: lua.Settle, keys: keys, args: args})
 	}
@@ -204,50 +261,124 @@ func (c *Coordinator) send(ctx context.Context, asks []ask, ops []op) (replies [
 			calls[i].cmd = calls[i].script.EvalSha(ctx, pipe, calls[i].keys, calls[i].args...)
 		}
 		if _, err := pipe.Exec(ctx); err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT") {
-			return nil, false, err
+			return answer{}, err
 		}
-		early = len(ops) > 0 && redis.HasErrorPrefix(calls[0].cmd.Err(), "NOSCRIPT")
+		a.early = len(ops) > 0 && redis.HasErrorPrefix(calls[0].cmd.Err(), "NOSCRIPT")
 		for i := range calls {
 			if one := &calls[i]; redis.HasErrorPrefix(one.cmd.Err(), "NOSCRIPT") {
 				one.cmd = one.script.Run(ctx, c.rdb, one.keys, one.args...)
 			}
 		}
 	}
-	replies = make([]admission, 0, len(asks))
+	a.replies = make([]admission, 0, len(asks))
 	for i, call := range calls {
 		values, err := call.cmd.StringSlice()
 		if err != nil {
-			return nil, false, err
+			return answer{}, err
 		}
 		if i < len(calls)-len(asks) {
+			if a.settled, err = parseSettlement(values); err != nil {
+				return answer{}, err
+			}
 			continue
 		}
-		reply, err := parseAdmission(values, asks[len(replies)].n)
+		reply, err := parseAdmission(values, asks[len(a.replies)].n)
 		if err != nil {
-			return nil, false, err
+			return answer{}, err
 		}
-		replies = append(replies, reply)
+		a.replies = append(a.replies, reply)
 	}
-	return replies, early, nil
+	return a, nil
 }
 
-func (c *Coordinator) admitOnce(ctx context.Context, a ask) (admission, error) {
-	replies, _, err := c.send(ctx, []ask{a}, nil)
-	if err != nil {
-		return admission{}, err
+// sendInTime is send within the time-out, whatever becomes of the connection.
+// Permits that come later go back.
+func (c *Coordinator) sendInTime(ctx context.Context, asks []ask, ops []op) (answer, error) {
+	asked := time.Now()
+	return inTime(ctx, c.timeout, func(ctx context.Context) (answer, error) {
+		return c.send(ctx, asks, ops)
+	}, func(late answer) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for i, r := range late.replies {
+			c.undo(asks[i], r, asked)
+		}
+		c.signal()
+	})
+}
+
+// inTime makes a call that may hang and waits for it no longer than the time-out. If
+// it succeeds after that, late gets its result.
+func inTime[T any](ctx context.Context, timeout time.Duration, call func(context.Context) (T, error), late func(T)) (T, error) {
+	type result struct {
+		value T
+		err   error
 	}
-	return replies[0], nil
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	done, gone := make(chan result), make(chan struct{})
+	go func() {
+		value, err := call(ctx)
+		select {
+		case done <- result{value, err}:
+		case <-gone:
+			if err == nil && late != nil {
+				late(value)
+			}
+		}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		close(gone)
+		var none T
+		return none, fmt.Errorf("no answer within %v: %w", timeout, context.Cause(ctx))
+	}
+}
+
+func parseSettlement(v []string) (settlement, error) {
+	if len(v) != 9 {
+		return settlement{}, fmt.Errorf("fleetlimit: settle.lua answered %d values instead of 9", len(v))
+	}
+	b, err := parseBudget(v, 5, 6, 7, 4, 8)
+	if err != nil {
+		return settlement{}, fmt.Errorf("fleetlimit: settle.lua answered %w", err)
+	}
+	return settlement{budget: b, resumption: millis(v[3])}, nil
+}
+
+// parseBudget reads the values of a reply at these places.
+func parseBudget(v []string, own, limit, credit, born, workers int) (b budget, err error) {
+	for _, n := range []struct {
+		i  int
+		to *int64
+	}{{own, &b.own}, {limit, &b.limit}, {born, &b.born}, {workers, &b.workers}} {
+		if *n.to, err = strconv.ParseInt(v[n.i], 10, 64); err != nil || *n.to < 0 {
+			return budget{}, fmt.Errorf("%q as value %d", v[n.i], n.i+1)
+		}
+	}
+	if b.credit, err = strconv.ParseFloat(v[credit], 64); err != nil || math.IsNaN(b.credit) {
+		return budget{}, fmt.Errorf("%q as value %d", v[credit], credit+1)
+	}
+	return b, nil
 }
 
 func parseAdmission(v []string, n int) (admission, error) {
-	if len(v) != 8 {
-		return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %d values instead of 8", len(v))
+	if len(v) != 12 {
+		return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %d values instead of 12", len(v))
 	}
 	a := admission{at: v[2], gate: Gate(v[5]), wait: millis(v[6]), since: v[7]}
 	var err error
-	for i, to := range map[int]*int64{1: &a.last, 3: &a.own, 4: &a.epoch} {
-		if *to, err = strconv.ParseInt(v[i], 10, 64); err != nil {
-			return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %q as value %d", v[i], i+1)
+	if a.budget, err = parseBudget(v, 3, 8, 9, 10, 11); err != nil {
+		return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %w", err)
+	}
+	for _, n := range []struct {
+		i  int
+		to *int64
+	}{{1, &a.last}, {4, &a.epoch}} {
+		if *n.to, err = strconv.ParseInt(v[n.i], 10, 64); err != nil {
+			return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %q as value %d", v[n.i], n.i+1)
 		}
 	}
 	a.granted, err = strconv.Atoi(v[0])
@@ -255,6 +386,14 @@ func parseAdmission(v []string, n int) (admission, error) {
 		return admission{}, fmt.Errorf("fleetlimit: admit.lua granted %q of %d permits", v[0], n)
 	}
 	return a, nil
+}
+
+// older is what is left of a duration; unknown ones are -1, and none becomes so.
+func older(d, age time.Duration) time.Duration {
+	if d <= 0 {
+		return d
+	}
+	return max(d-age, time.Millisecond)
 }
 
 // ms writes a duration in the unit of the scripts. Unknown ones are -1.

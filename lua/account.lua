@@ -247,6 +247,11 @@ local function reserve(a, p, now)
   return math.ceil(math.min(r, limit / 10))
 end
 
+-- budget is what the fleet may spend in a window.
+local function budget(a, p, now)
+  return math.max(0, usable(a, p) - a.foreign - reserve(a, p, now))
+end
+
 -- room is how many more requests no window of the API can object to. Once a pause
 -- is over, what strangers had spent when it began is old news: one request may go
 -- and bring fresh news, and if it brings none, another after PROBE.
@@ -259,7 +264,7 @@ end
 
 -- emission_interval is T of GCRA: the time that one permit takes at full pace.
 local function emission_interval(a, p, now)
-  return p.window / math.max(1, usable(a, p) - a.foreign - reserve(a, p, now))
+  return p.window / math.max(1, budget(a, p, now))
 end
 
 -- bucket_size is the burst of GCRA, in permits.

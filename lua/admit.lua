@@ -152,9 +152,9 @@ local paced = pace_gate(a, now, account_paused)
 local windowed, probing = window_gate(a, now)
 local free = slots_gate(now)
 
-local budget = math.max(0, math.min(paced, windowed))
-if paused > 0 then budget = 0 end
-local granted, budget_ahead, budget_mine = turn_gate(KEYS[4], KEYS[5], score, now, budget)
+local capacity = math.max(0, math.min(paced, windowed))
+if paused > 0 then capacity = 0 end
+local granted, budget_ahead, budget_mine = turn_gate(KEYS[4], KEYS[5], score, now, capacity)
 local slot_ahead, slot_mine = 0, false
 if cap > 0 then
   local of_slots
@@ -240,6 +240,6 @@ end
 save_account(a, policy, KEYS)
 return {
   int(granted), int(a.seq), ms(now), int(a.own), int(a.epoch), gate, ms(wait), ms(place_score + head_start),
-  int(math.max(0, usable(a, policy) - a.foreign - reserve(a, policy, now))),
+  int(budget(a, policy, now)),
   ms(credit(a, policy, now)), int(a.born_ms), int(a.workers),
 }

@@ -150,8 +150,8 @@ func (s *server) settle(f fails, p limits, worker string, ops ...any) settlement
 	f.Helper()
 	keys, args := s.settleCall(p, worker, ops)
 	v := s.run(f, s.settleScript, keys, args)
-	if len(v) != 5 {
-		f.Fatalf("settle.lua answered %q, want 5 values", v)
+	if len(v) != 9 {
+		f.Fatalf("settle.lua answered %q, want 9 values", v)
 	}
 	return settlement{int(parse(f, v[0])), int64(parse(f, v[1])), parse(f, v[2]), parse(f, v[3]), int64(parse(f, v[4]))}
 }

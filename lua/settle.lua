@@ -47,6 +47,10 @@ Reply: array of strings
       3 how long the account is paused, ms
       4 how long of this because Redis was away, ms
       5 the account's birth
+      6 own requests in the window
+      7 what the fleet may spend in a window, as admit.lua says it
+      8 content of the pace bucket, permits
+      9 workers alive
 --]]
 
 local worker = ARGV[1]
@@ -305,4 +309,7 @@ end
 local paused = pause_left(KEYS[3], now)
 if redis.call('EXISTS', KEYS[4]) == 1 then wake_head(a, policy, KEYS, now, paused) end
 save_account(a, policy, KEYS)
-return {int(released), int(a.epoch), ms(paused), ms(away_left()), int(a.born_ms)}
+return {
+  int(released), int(a.epoch), ms(paused), ms(away_left()), int(a.born_ms),
+  int(a.own), int(budget(a, policy, now)), ms(credit(a, policy, now)), int(a.workers),
+}

@@ -1,0 +1,340 @@
+package coordinator
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// WhenAway says what callers get while Redis does not answer.
+type WhenAway int
+
+const (
+	// OwnShare lets every worker go on alone, with limit ÷ workers and, of each
+	// endpoint, slots ÷ workers (rounded down), so that all workers together stay
+	// within the limits. What was spent is charged when Redis is back.
+	OwnShare WhenAway = iota
+
+	// Wait lets callers wait until Redis is back, or their contexts end.
+	Wait
+
+	// FailFast fails callers with ErrRedisAway.
+	FailFast
+)
+
+func (w WhenAway) String() string {
+	return [...]string{"own share", "wait", "fail fast"}[w]
+}
+
+// How often Redis is tried while it is away, and how long before a resumption ends
+// a worker stops spending alone, so that all of it has been told by then.
+const (
+	firstRetry = 50 * time.Millisecond
+	lastRetry  = 2 * time.Second
+	lastWords  = 200 * time.Millisecond
+
+	maxPause = 5 * time.Minute
+)
+
+// lose opens the breaker: until Redis answers again no caller waits for it. c.mu
+// must be held.
+func (c *Coordinator) lose(err error) {
+	first := c.away == nil
+	c.away = err
+	if !first {
+		return
+	}
+	c.muted = false
+	c.share.begin(time.Now())
+	for _, l := range c.lanes {
+		if l.placed && l.gate == GateBackoff {
+			c.share.pause(l.notBefore)
+		}
+		l.placed, l.notBefore, l.called, l.had = false, time.Time{}, time.Time{}, l.used
+	}
+	for _, o := range c.outbox {
+		if o.permit != nil && o.permit.lease != "" && (o.kind == opRelease || o.kind == opReturn) {
+			o.lane.had++
+		}
+	}
+	c.log.Warn("Redis does not answer", "err", err, "behaviour", c.whenAway.String(), "workers", c.share.workers)
+	if c.whenAway == FailFast {
+		for _, l := range c.lanes {
+			for l.waiters.Len() > 0 {
+				l.pop().finish(nil, c.awayError())
+			}
+		}
+	}
+	c.done.Go(c.awaitRedis)
+}
+
+func (c *Coordinator) awayError() error {
+	return fmt.Errorf("fleetlimit: account %s: %w: %w", c.account, ErrRedisAway, c.away)
+}
+
+// awaitRedis tries until Redis answers, and then closes the breaker.
+func (c *Coordinator) awaitRedis() {
+	retry := firstRetry
+	for c.nap(retry/2 + rand.N(retry)) {
+		if left, err := c.tell(true); err == nil && c.resume(left) {
+			return
+		}
+		c.expire(time.Now())
+		retry = min(2*retry, lastRetry)
+	}
+}
+
+func (c *Coordinator) nap(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-c.ctx.Done():
+		return false
+	}
+}
+
+// resume goes on alone, and says what it spends, until all workers have had the
+// time to tell, and then with Redis.
+func (c *Coordinator) resume(left time.Duration) bool {
+	c.markAlive()
+	for left > lastWords {
+		if !c.nap(min(time.Second, left-lastWords)) {
+			return true
+		}
+		var err error
+		if left, err = c.tell(false); err != nil {
+			return false
+		}
+	}
+	c.mu.Lock()
+	c.muted = true
+	c.mu.Unlock()
+	left, err := c.tell(false)
+	if err == nil && !c.nap(left) {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.muted = false
+	if err != nil {
+		return false
+	}
+	c.log.Info("Redis answers again", "away", time.Since(c.share.since).Round(time.Millisecond), "spent", c.share.spent)
+	c.away = nil
+	c.signal()
+	return true
+}
+
+// markAlive says that this process lives, so that all workers are counted before
+// anybody needs their number again.
+func (c *Coordinator) markAlive() {
+	leases, _ := c.renewable()
+	c.mu.Lock()
+	alive := 3 * max(c.policy.LeaseTTL/3, time.Duration(c.share.workers)*beatPerWorker)
+	c.mu.Unlock()
+	c.renew(leases, time.Now(), alive) // the next heartbeat makes a failure good
+}
+
+// tell brings Redis up to date: what was spent, which leases are held, and what
+// stands in the outbox. It returns how long the resumption still lasts.
+func (c *Coordinator) tell(first bool) (left time.Duration, err error) {
+	for {
+		c.mu.Lock()
+		now := time.Now()
+		var ops []op
+		if first {
+			ops = c.backAgain()
+		}
+		ops = append(append(ops, c.unheard(now)...), c.takeOutbox(now)...)
+		c.mu.Unlock()
+
+		a, err := c.sendInTime(c.ctx, nil, ops)
+		c.mu.Lock()
+		if err != nil {
+			c.away = err
+			c.untell(ops)
+			c.mu.Unlock()
+			return 0, err
+		}
+		if born := a.settled.born; c.share.born != 0 && c.share.born != born {
+			c.lostMemory(born)
+		}
+		c.told(ops, now)
+		more := c.share.dirty || len(c.outbox) > 0
+		c.mu.Unlock()
+		if !more {
+			return a.settled.resumption, nil
+		}
+		first = false
+	}
+}
+
+// backAgain is what a worker says first when it hopes that Redis is back: that the
+// fleet needs time to tell what it spent, and which leases it holds. c.mu must be
+// held.
+func (c *Coordinator) backAgain() (ops []op) {
+	if c.whenAway == OwnShare {
+		ops = append(ops, op{kind: opResume, at: c.share.since})
+	}
+	c.share.dirty = true
+	for _, p := range c.held {
+		p.unknown = true
+	}
+	return ops
+}
+
+// serveAlone hands out permits of the own share, and says when to look again. c.mu
+// must be held.
+func (c *Coordinator) serveAlone(now time.Time) time.Duration {
+	if c.whenAway != OwnShare || c.muted {
+		return time.Hour
+	}
+	for {
+		l := c.nextAlone(now)
+		if l == nil {
+			return time.Second
+		}
+		if wait := c.share.wait(now); wait > 0 {
+			return min(wait, time.Second)
+		}
+		l.pop().finish(c.permitAlone(l, now), nil)
+	}
+}
+
+// permitAlone takes a permit from the own share.
+func (c *Coordinator) permitAlone(l *lane, now time.Time) *Permit {
+	c.share.take(now)
+	instant := c.share.instant + float64(now.Sub(c.share.heard))/float64(time.Millisecond)
+	p := &Permit{
+		c: c, lane: l, alone: true, epoch: c.epoch, asked: now, counted: now, renewed: now,
+		admitted: formatInstant(instant), since: formatInstant(instant), lost: make(chan struct{}),
+	}
+	if l.slots > 0 {
+		p.lease = c.worker + ":" + p.admitted + ":" + formatInt(c.share.number)
+		p.unknown = true
+		c.hold(p)
+	}
+	return p
+}
+
+// nextAlone returns the lane of the caller to serve next, if one has a slot.
+func (c *Coordinator) nextAlone(now time.Time) (next *lane) {
+	for _, l := range c.lanes {
+		if l.waiters.Len() == 0 || l.slots > 0 && l.used >= c.slotsAlone(l, now) {
+			continue
+		}
+		if next == nil || l.waiters[0].before(next.waiters[0]) {
+			next = l
+		}
+	}
+	return next
+}
+
+// slotsAlone is how many slots of an endpoint this worker may use. At first those
+// that it had, for everybody may go on with what it has. Leases that nobody renews
+// end after their TTL: then the slots are shared anew, and two heartbeats later,
+// when everybody has cut down to its part, those who had less may take theirs. Slots of jobs go on being taken unseen and are not shared anew.
+func (c *Coordinator) slotsAlone(l *lane, now time.Time) int {
+	age := now.Sub(c.share.since)
+	if age < l.leaseTTL {
+		return l.had
+	}
+	fair := c.fairSlots(l)
+	if age < l.leaseTTL+c.policy.LeaseTTL*2/3 {
+		return min(l.had, fair)
+	}
+	return fair
+}
+
+func (c *Coordinator) fairSlots(l *lane) int {
+	if c.share.workers == 0 || l.jobTTL > 0 {
+		return 0
+	}
+	return l.slots / c.share.workers
+}
+
+// beyondShare lists the permits whose slots this worker must give up, once the
+// leases that it had when Redis went away have ended: all but its part, the
+// youngest first. c.mu must be held.
+func (c *Coordinator) beyondShare(now time.Time) (gone []*Permit) {
+	age := now.Sub(c.share.since)
+	var held []*Permit
+	for _, p := range c.held {
+		if age >= p.lane.leaseTTL || now.Sub(p.renewed) > p.lane.leaseTTL {
+			held = append(held, p)
+		}
+	}
+	slices.SortFunc(held, func(a, b *Permit) int { return a.asked.Compare(b.asked) })
+	kept := make(map[*lane]int)
+	for _, p := range held {
+		if kept[p.lane]++; kept[p.lane] > c.fairSlots(p.lane) {
+			gone = append(gone, p)
+		}
+	}
+	return gone
+}
+
+// heard passes on what the API said. While the fleet cannot be told, this worker
+// obeys it alone.
+func (c *Coordinator) heard(o op) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o.permit.alone && !o.pushback() && o.said.Limit <= 0 {
+		return
+	}
+	if c.away != nil {
+		c.heed(o.said, o.at)
+	}
+	if !o.permit.alone || o.pushback() {
+		c.append(o)
+	}
+	c.signal()
+}
+
+func (c *Coordinator) heed(f Feedback, now time.Time) {
+	if f.Limit > 0 {
+		c.share.cut(f.Limit)
+	}
+	pause := f.RetryAfter
+	if f.Status == 429 && pause < 0 {
+		pause = max(f.Reset, time.Second)
+	}
+	if pause > 0 && (f.Status == 429 || f.Status == 503) {
+		c.share.pause(now.Add(min(pause, maxPause)))
+	}
+}
+
+// tryAlone is TryAcquire while Redis is away. c.mu must be held.
+func (c *Coordinator) tryAlone(l *lane, now time.Time) (*Permit, error) {
+	if c.whenAway != OwnShare {
+		return nil, c.awayError()
+	}
+	refuse := &WaitError{Account: c.account, Gate: GateAway, Wait: c.share.wait(now)}
+	if l.slots > 0 {
+		refuse.Endpoint = l.name
+	}
+	switch {
+	case c.muted:
+		refuse.Wait = max(refuse.Wait, lastWords)
+	case refuse.Wait > 0:
+	case c.waiting():
+		refuse.Gate, refuse.Wait = GateTurn, c.share.interval(now)
+	case l.slots > 0 && l.used >= c.slotsAlone(l, now):
+		refuse.Gate, refuse.Wait = GateSlots, time.Second
+	default:
+		return c.permitAlone(l, now), nil
+	}
+	return nil, refuse
+}
+
+func (c *Coordinator) waiting() bool {
+	for _, l := range c.lanes {
+		if l.waiters.Len() > 0 {
+			return true
+		}
+	}
+	return false
+}

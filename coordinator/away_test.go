@@ -1,0 +1,370 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A link is one process's way to Redis, which can be cut, or hang.
+type link struct {
+	r     *rig
+	cut   atomic.Bool
+	hangs atomic.Bool
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+var errCut = errors.New("cut off")
+
+func (l *link) dial(context.Context, string, string) (net.Conn, error) {
+	if l.cut.Load() {
+		return nil, errCut
+	}
+	conn, err := l.r.mini.Dial()
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = append(l.conns, conn)
+	return &linkConn{conn, l}, nil
+}
+
+type linkConn struct {
+	net.Conn
+	l *link
+}
+
+func (c *linkConn) Write(b []byte) (int, error) {
+	if c.l.hangs.Load() {
+		return len(b), nil // and nothing will ever come back
+	}
+	return c.Conn.Write(b)
+}
+
+func (l *link) setCut(cut bool) {
+	l.cut.Store(cut)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if cut {
+		for _, c := range l.conns {
+			c.Close()
+		}
+		l.conns = nil
+	}
+}
+
+// linked returns a worker with a way to Redis of its own.
+func (r *rig) linked(name string, p Policy, when WhenAway) (*Coordinator, *link) {
+	r.t.Helper()
+	l := &link{r: r}
+	rdb := redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:6379", Dialer: l.dial, DisableIdentity: true, Protocol: 2, MaxRetries: -1,
+	})
+	c, err := New(rdb, p, Options{
+		Account: "acme", Worker: name, WhenAway: when, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { rdb.Close() })
+	return c, l
+}
+
+// A fleet of workers that take permits as fast as they get them, and the times of
+// the grants.
+func (r *rig) fleet(n, callers int, p Policy) (workers []*Coordinator, links []*link, stop func() []time.Duration) {
+	start := time.Now()
+	ctx, cancel := context.WithCancel(context.Background())
+	var mu sync.Mutex
+	var times []time.Duration
+	var wg sync.WaitGroup
+	for i := range n {
+		c, l := r.linked(fmt.Sprintf("w%d", i), p, OwnShare)
+		workers, links = append(workers, c), append(links, l)
+		for range callers {
+			wg.Go(func() {
+				for {
+					permit, err := c.Acquire(ctx, Request{})
+					if err != nil {
+						return
+					}
+					permit.Sent()
+					mu.Lock()
+					times = append(times, time.Since(start))
+					mu.Unlock()
+					time.Sleep(100 * time.Millisecond)
+				}
+			})
+		}
+	}
+	return workers, links, func() []time.Duration {
+		cancel()
+		wg.Wait()
+		closeAll(r.t, workers...)
+		slices.Sort(times)
+		return times
+	}
+}
+
+func between(times []time.Duration, from, to time.Duration) (n int) {
+	for _, t := range times {
+		if t >= from && t < to {
+			n++
+		}
+	}
+	return n
+}
+
+// Every pod that falls back to the full limit makes R into N × R.
+func TestFleetGoesOnWithItsSharesWhileRedisIsAway_Litellm35533(t *testing.T) {
+	for _, outage := range []time.Duration{5 * time.Second, 30 * time.Second, 3 * time.Minute} {
+		for _, forgets := range []bool{false, true} {
+			t.Run(fmt.Sprintf("outage=%v/forgets=%v", outage, forgets), func(t *testing.T) {
+				inVirtualTime(t, func(t *testing.T, r *rig) {
+					const limit = 120
+					_, links, stop := r.fleet(4, 3, Policy{Limit: limit, Headroom: 1})
+					time.Sleep(2 * time.Minute)
+					for _, l := range links {
+						l.setCut(true)
+					}
+					if forgets {
+						r.mini.FlushAll()
+					}
+					time.Sleep(outage)
+					for _, l := range links {
+						l.setCut(false)
+					}
+					time.Sleep(3 * time.Minute)
+					times := stop()
+
+					if most := mostWithin(times, time.Minute); most > limit {
+						t.Errorf("%d requests in a minute, limit %d", most, limit)
+					}
+					begin := 2 * time.Minute
+					if got, want := between(times, begin, begin+outage), limit*outage.Seconds()/60*0.75; float64(got) < want-4 {
+						t.Errorf("%d requests in the outage, want at least %.0f", got, want)
+					}
+					from := begin + outage + 10*time.Second
+					if got := between(times, from, from+2*time.Minute); got < 2*limit*95/100 {
+						t.Errorf("%d requests in the two minutes after it, want %d", got, 2*limit)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Who is cut off alone goes on with its share, and the others do not notice.
+func TestOneWorkerCutOff(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		workers, links, stop := r.fleet(4, 3, Policy{Limit: 120, Headroom: 1})
+		time.Sleep(2 * time.Minute)
+		links[0].setCut(true)
+		time.Sleep(20 * time.Second)
+		s, err := workers[1].State(context.Background())
+		if err != nil || s.Backoff != nil {
+			t.Errorf("the others are paused: %+v %v", s.Backoff, err)
+		}
+		links[0].setCut(false)
+		time.Sleep(4 * time.Second)
+		if s, _ = workers[1].State(context.Background()); s.Backoff != nil {
+			t.Errorf("the return of one stops the others: %+v", s.Backoff)
+		}
+		if s.Used < 110 {
+			t.Errorf("%d used, want what was spent alone to be counted", s.Used)
+		}
+		stop()
+	})
+}
+
+func TestBehaviourWhileRedisIsAway(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		waits, linkOfWaits := r.linked("waits", policy, Wait)
+		fails, linkOfFails := r.linked("fails", policy, FailFast)
+		for _, c := range []*Coordinator{waits, fails} {
+			mustAcquire(t, c, "")
+		}
+		linkOfWaits.setCut(true)
+		linkOfFails.setCut(true)
+
+		if _, err := fails.Acquire(context.Background(), Request{}); !errors.Is(err, ErrRedisAway) {
+			t.Errorf("error %v, want ErrRedisAway", err)
+		}
+		if _, err := fails.TryAcquire(context.Background(), Request{}); !errors.Is(err, ErrRedisAway) {
+			t.Errorf("error %v of TryAcquire, want ErrRedisAway", err)
+		}
+		ctx, cancel := within(10 * time.Second)
+		if _, err := waits.Acquire(ctx, Request{}); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrRedisAway) {
+			t.Errorf("error %v, want ErrRedisAway and an exceeded deadline", err)
+		}
+		cancel()
+		time.AfterFunc(10*time.Second, func() { linkOfWaits.setCut(false); linkOfFails.setCut(false) })
+		start := time.Now()
+		mustAcquire(t, waits, "")
+		if took := time.Since(start); took < 10*time.Second || took > 14*time.Second {
+			t.Errorf("served after %v, want Redis to be back for at most 4 s", took)
+		}
+		time.Sleep(4 * time.Second)
+		mustAcquire(t, fails, "")
+		closeAll(t, waits, fails)
+	})
+}
+
+// A Redis that accepts and never answers costs one caller one time-out, and the
+// others nothing.
+func TestHungRedisCostsOneTimeout(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c, l := r.linked("a", Policy{Limit: 600, Headroom: 1}, OwnShare)
+		mustAcquire(t, c, "")
+		time.Sleep(time.Minute)
+		l.hangs.Store(true)
+		start := time.Now()
+		mustAcquire(t, c, "")
+		if took := time.Since(start); took < 2*time.Second || took > 2200*time.Millisecond {
+			t.Errorf("the first caller waited %v, want the time-out of 2 s", took)
+		}
+		start = time.Now()
+		for range 20 {
+			mustAcquire(t, c, "")
+		}
+		if took := time.Since(start); took > 21*100*time.Millisecond {
+			t.Errorf("20 callers waited %v, want the pace of the share, 100 ms each", took)
+		}
+		l.hangs.Store(false)
+		l.setCut(true)
+		l.setCut(false)
+		time.Sleep(20 * time.Second)
+		s, err := c.State(context.Background())
+		if err != nil || s.Used < 20 {
+			t.Errorf("state %+v %v, want 20 used", s, err)
+		}
+		closeAll(t, c)
+	})
+}
+
+// Slots are shared as well: nobody takes more than it had, and once all leases have
+// ended nobody more than its part.
+func TestSlotsHoldWhileRedisIsAway(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 6000, Headroom: 1, Endpoints: []Endpoint{{Pattern: video, Slots: 4}}}
+		a, linkOfA := r.linked("a", p, OwnShare)
+		b, linkOfB := r.linked("b", p, OwnShare)
+		mustAcquire(t, a, "")
+		mustAcquire(t, b, "")
+		time.Sleep(11 * time.Second) // both have counted two workers
+		mustAcquire(t, a, "")
+		mustAcquire(t, b, "")
+
+		var busy, most atomic.Int32
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		use := func(c *Coordinator, callers int, served *atomic.Int32) {
+			for range callers {
+				wg.Go(func() {
+					for {
+						permit, err := c.Acquire(ctx, Request{Endpoint: video})
+						if err != nil {
+							return
+						}
+						served.Add(1)
+						n := busy.Add(1)
+						for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+						}
+						call, done := permit.Context(ctx)
+						select {
+						case <-time.After(20 * time.Second):
+						case <-call.Done():
+						}
+						done()
+						busy.Add(-1)
+						permit.Release()
+					}
+				})
+			}
+		}
+		var ofA, ofB atomic.Int32
+		use(a, 4, &ofA)
+		time.Sleep(5 * time.Second)
+		linkOfA.setCut(true)
+		linkOfB.setCut(true)
+		use(b, 4, &ofB)
+		time.Sleep(20 * time.Second)
+		if ofA.Load() < 8 || ofB.Load() != 0 {
+			t.Errorf("%d calls of who had all slots and %d of who had none, want at least 8 and 0", ofA.Load(), ofB.Load())
+		}
+		time.Sleep(2 * time.Minute)
+		if ofB.Load() < 4 {
+			t.Errorf("%d calls of who had no slots, want its part after all leases have ended", ofB.Load())
+		}
+		linkOfA.setCut(false)
+		linkOfB.setCut(false)
+		time.Sleep(time.Minute)
+		if n := most.Load(); n > 4 {
+			t.Errorf("%d calls at once, cap 4", n)
+		}
+		cancel()
+		wg.Wait()
+		synctest.Wait()
+		s, err := a.State(context.Background())
+		if err != nil || s.Endpoints[0].InUse != 0 {
+			t.Errorf("slots in use at the end: %+v %v", s.Endpoints[0], err)
+		}
+		closeAll(t, a, b)
+	})
+}
+
+func TestPushbackIsObeyedWhileRedisIsAway(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c, l := r.linked("a", Policy{Limit: 60, Headroom: 1}, OwnShare)
+		mustAcquire(t, c, "")
+		time.Sleep(time.Minute)
+		l.setCut(true)
+		p := mustAcquire(t, c, "")
+		f := NoFeedback
+		f.Status, f.RetryAfter = 429, 20*time.Second
+		p.Report(f)
+		start := time.Now()
+		mustAcquire(t, c, "")
+		if took := time.Since(start); took < 20*time.Second || took > 22*time.Second {
+			t.Errorf("waited %v after a 429 with Retry-After 20", took)
+		}
+		l.setCut(false)
+		time.Sleep(10 * time.Second)
+		if s, err := c.State(context.Background()); err != nil || s.Backoff != nil {
+			t.Errorf("a pause that is over was told: %+v %v", s.Backoff, err)
+		}
+		closeAll(t, c)
+	})
+}
+
+func TestClosingWhileRedisIsAway(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c, l := r.linked("a", policy, OwnShare)
+		mustAcquire(t, c, video)
+		l.hangs.Store(true)
+		go c.Acquire(context.Background(), Request{})
+		time.Sleep(10 * time.Second)
+		start := time.Now()
+		if err := c.Close(); err == nil {
+			t.Error("Close told nothing of a Redis that hangs")
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("Close took %v", took)
+		}
+		l.setCut(true)
+		time.Sleep(time.Minute)
+	})
+}

@@ -1,0 +1,220 @@
+package coordinator
+
+import (
+	"math"
+	"time"
+)
+
+// A share is the part of the budget that this worker may spend alone while Redis is
+// away: such a part that all workers' shares together fit the limit in every
+// window, whenever each of them noticed. It remembers what Redis said last and what
+// this worker sent lately. Coordinator.mu guards it.
+//
+// Be U what the fleet had in the window when Redis was last heard, G what it may
+// have been granted since, N the number of workers, and H the horizon (window +
+// jitter). In the first H of an outage a worker keeps its own count in the window
+// at or below what it was at the start + (limit − U − G) ÷ N. The sum over all
+// workers is at most the limit. In the second H it also keeps it at or below
+// limit ÷ N, and from then on at that, for by then everybody does.
+type share struct {
+	policy Policy // with its defaults
+
+	// As Redis said last.
+	known   bool
+	heard   time.Time
+	limit   float64 // requests per window, less strangers'
+	used    float64
+	credit  float64 // content of the pace bucket
+	workers int
+	born    int64   // the account's birth
+	instant float64 // the clock of Redis when it was last heard, ms; shown to people only
+
+	grants []*lot // oldest first, not older than the horizon
+	own    int    // sum of grants
+	dirty  bool   // there is something that Redis does not know
+
+	// During an outage.
+	since  time.Time
+	base   float64 // bound in the first horizon
+	next   time.Time
+	spent  int // permits taken in it
+	number int64
+}
+
+// A lot is requests of about the same time.
+type lot struct {
+	first, last time.Time
+	n           int
+	untold      int // of which Redis knows nothing
+}
+
+func (s *share) horizon() time.Duration { return s.policy.Window + s.policy.Jitter }
+
+// hear takes over what Redis said, as of the moment at which it was asked.
+func (s *share) hear(b budget, asked time.Time) {
+	if s.known && asked.Before(s.heard) {
+		return
+	}
+	s.known, s.heard = true, asked
+	s.limit, s.used, s.credit = float64(b.limit), float64(b.own), b.credit
+	s.workers, s.born = int(b.workers), b.born
+}
+
+// add counts n requests of this worker.
+func (s *share) add(now time.Time, n, untold int) {
+	s.evict(now)
+	s.own += n
+	if last := len(s.grants) - 1; last >= 0 && now.Sub(s.grants[last].first) < s.policy.Window/512 {
+		g := s.grants[last]
+		g.last, g.n, g.untold = now, g.n+n, g.untold+untold
+		return
+	}
+	s.grants = append(s.grants, &lot{now, now, n, untold})
+}
+
+func (s *share) evict(now time.Time) {
+	for len(s.grants) > 0 && now.Sub(s.grants[0].last) >= s.horizon() {
+		s.own -= s.grants[0].n
+		s.grants = s.grants[1:]
+	}
+}
+
+// knownBirth is the account's birth if this worker has sent anything in the window,
+// which a Redis of another memory would not know of.
+func (s *share) knownBirth(now time.Time) int64 {
+	s.evict(now)
+	if s.own == 0 {
+		return 0
+	}
+	return s.born
+}
+
+// begin is the start of an outage.
+func (s *share) begin(now time.Time) {
+	s.evict(now)
+	s.since, s.spent = now, 0
+	if !s.known {
+		s.limit = math.Max(1, math.Floor(float64(s.policy.Limit)*s.policy.Headroom+1e-6))
+		s.used = s.limit
+	}
+	unheard := s.credit + s.limit*float64(now.Sub(s.heard))/float64(s.policy.Window) + 1
+	free := math.Max(0, s.limit-s.used-unheard)
+	s.base = float64(s.own) + free/math.Max(1, float64(s.workers))
+	if next := now.Add(s.interval(now)); next.After(s.next) {
+		s.next = next
+	}
+}
+
+func (s *share) fair() float64 {
+	if s.workers == 0 {
+		return 0 // nobody knows how many share
+	}
+	return s.limit / float64(s.workers)
+}
+
+// most is how many requests of this worker the window may hold now.
+func (s *share) most(now time.Time) float64 {
+	if s.workers == 0 {
+		return 0
+	}
+	switch age := now.Sub(s.since); {
+	case age < s.horizon():
+		return s.base
+	case age < 2*s.horizon():
+		return math.Min(s.base, s.fair())
+	}
+	return s.fair()
+}
+
+// interval spreads the share evenly.
+func (s *share) interval(now time.Time) time.Duration {
+	rate := math.Max(s.fair(), s.most(now))
+	if rate < 1e-9 {
+		return s.horizon()
+	}
+	return time.Duration(math.Min(float64(s.policy.Window)/rate, float64(s.horizon())))
+}
+
+// wait is how long it takes until the next request fits the share; 0: it does now.
+func (s *share) wait(now time.Time) time.Duration {
+	s.evict(now)
+	wait := max(0, s.next.Sub(now))
+	if float64(s.own)+1 <= s.most(now)+1e-9 {
+		return wait
+	}
+	room := s.horizon()
+	if len(s.grants) > 0 {
+		room = s.grants[0].last.Add(s.horizon()).Sub(now)
+	}
+	for _, change := range []time.Duration{s.horizon(), 2 * s.horizon()} { // the bound may rise
+		if until := s.since.Add(change).Sub(now); until > 0 {
+			room = min(room, until)
+		}
+	}
+	return max(wait, room, time.Millisecond)
+}
+
+// take spends one request; wait has said 0.
+func (s *share) take(now time.Time) {
+	interval := s.interval(now)
+	if behind := now.Add(-interval); s.next.Before(behind) {
+		s.next = behind // lateness is made good, by one request at most
+	}
+	s.next = s.next.Add(interval)
+	s.spent++
+	s.number++
+	s.dirty = true
+	s.add(now, 1, 1)
+}
+
+// untake takes a request back that was never sent. One of the own share stays
+// spent if Redis has been told of it.
+func (s *share) untake(counted time.Time, alone bool) {
+	for _, g := range s.grants {
+		if g.first.After(counted) || g.last.Before(counted) {
+			continue
+		}
+		if alone && g.untold > 0 {
+			g.n, g.untold, s.own = g.n-1, g.untold-1, s.own-1
+		} else if !alone && g.n > g.untold {
+			g.n, s.own = g.n-1, s.own-1
+		}
+		return
+	}
+}
+
+// cut lowers the share when the API reports a lower limit.
+func (s *share) cut(reported int) {
+	limit := math.Max(1, math.Floor(float64(reported)*s.policy.Headroom+1e-6))
+	if limit < s.limit {
+		s.limit = limit
+		s.base = math.Min(s.base, s.fair())
+	}
+}
+
+// pause stops the spending for a while.
+func (s *share) pause(until time.Time) {
+	if until.After(s.next) {
+		s.next = until
+	}
+}
+
+// forgotten notes that Redis has lost its memory: all must be told again.
+func (s *share) forgotten(born int64) {
+	s.born, s.dirty = born, true
+	for _, g := range s.grants {
+		g.untold = g.n
+	}
+}
+
+// untold lists what Redis must be told.
+func (s *share) untold(now time.Time) []op {
+	s.evict(now)
+	var ops []op
+	for _, g := range s.grants {
+		if g.untold > 0 {
+			ops = append(ops, op{kind: opSpent, lot: g, count: g.untold, at: g.last})
+		}
+	}
+	return ops
+}
