@@ -160,7 +160,8 @@ func (c *Coordinator) tell(first bool) (left time.Duration, err error) {
 			return 0, err
 		}
 		if born := a.settled.born; c.share.born != 0 && c.share.born != born {
-			c.lostMemory(born)
+			c.lostMemory()
+			c.share.born = born
 		}
 		c.told(ops, now)
 		more := c.share.dirty || len(c.outbox) > 0

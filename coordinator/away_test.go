@@ -368,3 +368,34 @@ func TestClosingWhileRedisIsAway(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+// A Redis that forgets everything, without having been away, learns it again from
+// those who sent in the last window.
+func TestForgetfulRedisIsToldEverythingAgain(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		const limit = 120
+		workers, _, stop := r.fleet(4, 3, Policy{Limit: limit, Headroom: 1, Endpoints: []Endpoint{{Pattern: video, Slots: 1}}})
+		held := mustAcquire(t, workers[0], video)
+		time.Sleep(2 * time.Minute)
+		r.mini.FlushAll()
+		time.Sleep(30 * time.Second)
+		select {
+		case <-held.Lost():
+			t.Error("the slot was lost, though nobody else can have taken it")
+		default:
+		}
+		s, err := workers[1].State(context.Background())
+		if err != nil || s.Endpoints[0].InUse != 1 {
+			t.Errorf("slots in use: %+v %v, want the one that is held", s.Endpoints, err)
+		}
+		held.Release()
+		time.Sleep(3 * time.Minute)
+		times := stop()
+		if most := mostWithin(times, time.Minute); most > limit {
+			t.Errorf("%d requests in a minute, limit %d", most, limit)
+		}
+		if got := between(times, 130*time.Second, 250*time.Second); got < 2*limit*95/100 {
+			t.Errorf("%d requests in the two minutes after it, want %d", got, 2*limit)
+		}
+	})
+}

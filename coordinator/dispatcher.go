@@ -103,7 +103,11 @@ func (c *Coordinator) unheard(now time.Time) (ops []op) {
 		return nil
 	}
 	c.share.dirty = false
-	ops = c.share.untold(now)
+	if c.share.knew != 0 && c.share.knownBirth(now) != 0 {
+		ops = append(ops, op{kind: opKnew, birth: c.share.knew})
+	}
+	c.share.knew = 0
+	ops = append(ops, c.share.untold(now)...)
 	for _, p := range c.held {
 		if p.unknown {
 			p.unknown = false
@@ -138,6 +142,11 @@ func (c *Coordinator) untell(ops []op) {
 			continue
 		}
 		again = append(again, o)
+	}
+	for _, o := range ops {
+		if o.kind == opKnew {
+			c.share.knew, c.share.dirty = o.birth, true
+		}
 	}
 	c.outbox = append(again, c.outbox...)
 	if len(c.outbox) > maxOutbox {
@@ -177,15 +186,15 @@ func (c *Coordinator) exchange(asks []ask, ops []op) bool {
 // learn takes over what a reply says of the budget. c.mu must be held.
 func (c *Coordinator) learn(b budget, asked time.Time) {
 	if born := c.share.born; born != 0 && born != b.born {
-		c.lostMemory(b.born)
+		c.lostMemory()
 	}
 	c.share.hear(b, asked)
 }
 
 // lostMemory notes that Redis has forgotten the account: it must be told everything
 // again. c.mu must be held.
-func (c *Coordinator) lostMemory(born int64) {
-	c.share.forgotten(born)
+func (c *Coordinator) lostMemory() {
+	c.share.forgotten()
 	for _, p := range c.held {
 		p.unknown = true
 	}

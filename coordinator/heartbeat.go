@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -75,14 +76,22 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 	reply, err := inTime(c.ctx, c.timeout, func(ctx context.Context) ([]string, error) {
 		return lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
 	}, nil)
-	if err != nil || len(reply) == 0 {
+	if err != nil {
 		return 0, err
 	}
-	lost := make(map[string]bool, len(reply)-1)
-	for _, lease := range reply[1:] {
+	if len(reply) < 2 {
+		return 0, fmt.Errorf("fleetlimit: renew.lua answered %d values instead of 2 or more", len(reply))
+	}
+	lost := make(map[string]bool, len(reply)-2)
+	for _, lease := range reply[2:] {
 		lost[lease] = true
 	}
 	c.mu.Lock()
+	if c.share.born != 0 && reply[1] != formatInt(c.share.born) {
+		c.signal()
+		c.lostMemory() // leases are not lost with it: they are told again
+		lost = nil
+	}
 	var gone []*Permit
 	for _, p := range leases {
 		if !lost[p.lease] {

@@ -27,6 +27,7 @@ type share struct {
 	credit  float64 // content of the pace bucket
 	workers int
 	born    int64   // the account's birth
+	knew    int64   // the birth of an account that Redis has forgotten; 0: none
 	instant float64 // the clock of Redis when it was last heard, ms; shown to people only
 
 	grants []*lot // oldest first, not older than the horizon
@@ -200,8 +201,8 @@ func (s *share) pause(until time.Time) {
 }
 
 // forgotten notes that Redis has lost its memory: all must be told again.
-func (s *share) forgotten(born int64) {
-	s.born, s.dirty = born, true
+func (s *share) forgotten() {
+	s.knew, s.dirty = s.born, true
 	for _, g := range s.grants {
 		g.untold = g.n
 	}

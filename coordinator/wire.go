@@ -85,6 +85,7 @@ const (
 	opSaid    opKind = "said"
 	opSpent   opKind = "spent"
 	opAdopt   opKind = "adopt"
+	opKnew    opKind = "knew"
 	opResume  opKind = "resume"
 )
 
@@ -99,6 +100,7 @@ type op struct {
 	at     time.Time // of what is told: when it was
 	count  int
 	lot    *lot
+	birth  int64
 }
 
 // stale says whether a pushback is so old that the pause it asked for is over.
@@ -147,7 +149,7 @@ func retold(ops []op) []op {
 	again := make([]op, 0, len(ops))
 	for _, o := range ops {
 		switch o.kind {
-		case opResume:
+		case opResume, opKnew:
 			continue
 		case opReturn:
 			if o.permit.lease == "" {
@@ -222,6 +224,8 @@ func (c *Coordinator) settleArgs(ops []op) ([]string, []any) {
 			args = append(args, o.count, ms(time.Since(o.at)))
 		case opAdopt:
 			args = append(args, e, p.lease, ms(o.lane.leaseTTL))
+		case opKnew:
+			args = append(args, o.birth)
 		case opResume:
 			args = append(args, ms(time.Since(o.at)))
 		case opSaid:

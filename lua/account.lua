@@ -329,6 +329,15 @@ local function resumption(a, p, key, now, length, worker)
   end_with_one_permit(a, p, now, length)
 end
 
+-- check_memory compares the account's birth with the one that a worker knew, who has
+-- sent something in the last window. If they differ, Redis has lost its memory, and
+-- what was sent is known to the workers alone: they get a while to tell.
+local function check_memory(a, p, key, now, known, worker)
+  if known > 0 and known ~= a.born_ms then
+    resumption(a, p, key, now, a.born_ms + RESUMPTION - now, worker)
+  end
+end
+
 -- keep_key lets a key live for ttl milliseconds at least.
 local function keep_key(key, ttl)
   if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, int(ttl)) end

@@ -132,12 +132,7 @@ end
 
 local a, now = load_account(KEYS, policy)
 
--- A worker that knew another account than this finds a Redis that has lost its
--- memory. What was sent in the last window is known to the workers alone: they
--- have a while to tell.
-if known_birth > 0 and known_birth ~= a.born_ms then
-  resumption(a, policy, KEYS[3], now, a.born_ms + RESUMPTION - now, worker)
-end
+check_memory(a, policy, KEYS[3], now, known_birth, worker)
 
 -- The place in the queue: where it was, where an earlier attempt had it, or behind
 -- all others.

@@ -181,10 +181,10 @@ func (s *server) renew(f fails, p limits, worker string, alive float64, leases .
 	f.Helper()
 	keys, args := s.renewCall(p, worker, alive, leases)
 	v := s.run(f, s.renewScript, keys, args)
-	if len(v) < 1 {
-		f.Fatalf("renew.lua answered nothing")
+	if len(v) < 2 {
+		f.Fatalf("renew.lua answered %q, want 2 values at least", v)
 	}
-	return int(parse(f, v[0])), v[1:]
+	return int(parse(f, v[0])), v[2:]
 }
 
 func (s *server) run(f fails, script *redis.Script, keys []string, args []any) []string {

@@ -17,7 +17,9 @@ ARGV  1 worker
 
 Reply: array of strings
       1 workers alive, this one included
-      2.. the leases that are lost: released, expired or unknown
+      2 the account's birth, or 0: another than the worker knows says that Redis has
+        lost its memory, and with it the leases
+      3.. the leases that are lost: released, expired or unknown
 --]]
 
 local t = redis.call('TIME')
@@ -74,7 +76,7 @@ local function renew(e, lease)
 end
 
 local workers = mark_alive()
-local reply = {tostring(workers)}
+local reply = {tostring(workers), redis.call('HGET', KEYS[1], 'born_ms') or '0'}
 if alive > 0 then write_policy() end
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'workers', workers) end
 for i = 9 + 3 * endpoints, #ARGV - 1, 2 do

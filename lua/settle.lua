@@ -32,6 +32,7 @@ ARGV  1 worker
       leave   <e> <endpoint>            nobody here waits any more
       spent   <count> <age ms>          requests were sent while Redis was away
       adopt   <e> <lease> <ttl>         a slot was taken, or kept, meanwhile
+      knew    <birth>                   the account that this worker knew
       resume  <outage ms>               Redis was away for this worker: unless it
                                         was there for others, all workers now get
                                         the time to tell what they spent
@@ -266,7 +267,7 @@ local function wake_for_slots(e)
   end
 end
 
-local ACCOUNT_WIDE = {late = true, again = true, spent = true, resume = true}
+local ACCOUNT_WIDE = {late = true, again = true, spent = true, knew = true, resume = true}
 
 while cursor <= #ARGV do
   local op = next_arg()
@@ -293,6 +294,8 @@ while cursor <= #ARGV do
     spent(next_number(), next_number())
   elseif op == 'adopt' then
     adopt(e, next_arg(), next_number())
+  elseif op == 'knew' then
+    check_memory(a, policy, KEYS[3], now, next_number(), worker)
   elseif op == 'resume' then
     resume(next_number())
   elseif op == 'said' then
