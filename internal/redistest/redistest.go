@@ -1,10 +1,13 @@
-// Package redistest gives tests a real Redis: the one that REDIS_URL names, or a
-// server of their own, started from the PATH and ended with the test.
+// Package redistest gives tests a real Redis: the one that REDIS_URL names, or
+// servers of their own, started from the PATH and ended with the test: one server,
+// with TLS or with users, or several behind Sentinels or in a cluster. All of them
+// are processes that can be killed, frozen and started again.
 package redistest
 
 import (
 	"bufio"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,16 +20,23 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/fleetlimit/fleetlimit/internal/redisurl"
 )
 
 // Server is a running Redis.
 type Server struct {
-	// URL is for redis.ParseURL. It may carry a password: do not print it.
+	// URL is for redisurl.Open. It may carry a password: do not print it.
 	URL string
 	// Own is true for a server that the test started and nobody else uses.
 	Own bool
+	// Port is that of a server of the test's own, on 127.0.0.1.
+	Port int
 
-	stop func() // nil: it is not the test's to stop
+	path, dir string
+	args      []string
+	process   *os.Process
+	stop      func() // nil: it is not the test's to stop
 }
 
 // Start returns a Redis for the test. Extra arguments go to the server, so that
@@ -37,21 +47,60 @@ func Start(t testing.TB, args ...string) *Server {
 	if url := os.Getenv("REDIS_URL"); url != "" && len(args) == 0 {
 		return &Server{URL: url}
 	}
+	return own(t, args...)
+}
+
+// own starts a server that ends with the test.
+func own(t testing.TB, args ...string) *Server {
+	t.Helper()
+	s, err := Launch(t.TempDir(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// Launch starts a server on a free port of 127.0.0.1, for programs that are no
+// tests: it ends with [Server.Stop], or with the program. What it saves goes to
+// dir.
+func Launch(dir string, args ...string) (*Server, error) {
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
-		t.Fatal("no redis-server on the PATH and no REDIS_URL: `make test` installs one, or says how")
+		return nil, errors.New("no redis-server on the PATH and no REDIS_URL: `make test` installs one, or says how")
 	}
 	var trouble error
 	for range attempts {
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
 		var s *Server
-		if s, trouble = launch(path, t.TempDir(), freePort(t), args); trouble == nil {
-			t.Cleanup(s.Stop)
-			return s
+		if s, trouble = launch(path, dir, port, args); trouble == nil {
+			return s, nil
 		}
 	}
-	t.Fatalf("redis-server did not start: %v", trouble)
+	return nil, fmt.Errorf("redis-server did not start: %w", trouble)
+}
+
+// Restart starts a server that was stopped once more, on the same port, with what
+// it had saved.
+func (s *Server) Restart() error {
+	s.Stop()
+	again, err := launch(s.path, s.dir, s.Port, s.args)
+	if err != nil {
+		return err
+	}
+	s.process, s.stop = again.process, again.stop
 	return nil
 }
+
+// Freeze stops a server of the test's own without ending it (SIGSTOP): it goes on
+// to accept connections and answers nothing.
+func (s *Server) Freeze() error { return freeze(s.process) }
+
+// Thaw lets a frozen server go on.
+func (s *Server) Thaw() error { return thaw(s.process) }
 
 const (
 	// attempts is how many ports are tried: between the choice of a free one and
@@ -96,7 +145,10 @@ func launch(path, dir string, port int, args []string) (*Server, error) {
 		defer close(drained)
 		_, _ = io.Copy(io.Discard, stdout) // a full pipe would stop the server
 	}()
-	s := &Server{URL: fmt.Sprintf("redis://127.0.0.1:%d", port), Own: true}
+	s := &Server{
+		URL: fmt.Sprintf("redis://127.0.0.1:%d", port), Own: true, Port: port,
+		path: path, dir: dir, args: args, process: cmd.Process,
+	}
 	s.stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill() // it may have ended by itself
 		<-gone
@@ -116,7 +168,7 @@ func readLog(stdout io.Reader) (log string, ready bool) {
 		line, err := lines.ReadString('\n')
 		all.WriteString(line)
 		switch {
-		case strings.Contains(line, "eady to accept connections"):
+		case strings.Contains(line, "eady to accept connections"), strings.Contains(line, "Sentinel ID is"):
 			return all.String(), true
 		case err != nil:
 			return all.String(), false
@@ -124,14 +176,19 @@ func readLog(stdout io.Reader) (log string, ready bool) {
 	}
 }
 
-// Client returns a client of the server, closed when the test ends.
+// Client returns a client of one server, closed when the test ends.
 func (s *Server) Client(t testing.TB) *redis.Client {
 	t.Helper()
-	opts, err := redis.ParseURL(s.URL)
+	return Open(t, s.URL).(*redis.Client)
+}
+
+// Open returns a client of whatever a URL names, closed when the test ends.
+func Open(t testing.TB, url string) redis.UniversalClient {
+	t.Helper()
+	rdb, err := redisurl.Open(url)
 	if err != nil {
-		t.Fatal("REDIS_URL is no URL of a Redis server") // it may hold a password
+		t.Fatalf("the URL of Redis: %v", err)
 	}
-	rdb := redis.NewClient(opts)
 	t.Cleanup(func() { rdb.Close() })
 	return rdb
 }
@@ -150,12 +207,11 @@ func Account(t testing.TB) string {
 	return "test-" + strings.ToLower(rand.Text()[:12])
 }
 
-func freePort(t testing.TB) int {
-	t.Helper()
+func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		return 0, err
 	}
 	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return l.Addr().(*net.TCPAddr).Port, nil
 }

@@ -10,12 +10,6 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// own starts a server of the test's own, whatever REDIS_URL says.
-func own(t *testing.T) *Server {
-	t.Helper()
-	return Start(t, "--maxclients", "50")
-}
-
 func TestServerAnswersAndEndsWithTheTest(t *testing.T) {
 	var url string
 	t.Run("running", func(t *testing.T) {
@@ -57,8 +51,28 @@ func TestStopEndsTheServerOnce(t *testing.T) {
 	}
 }
 
+func TestAServerIsRestartedWithWhatItHadSaved(t *testing.T) {
+	s := own(t, "--dbfilename", "saved.rdb")
+	rdb := s.Client(t)
+	if err := rdb.Set(t.Context(), "key", 1, 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := rdb.Save(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := rdb.Get(t.Context(), "key").Result(); got != "1" {
+		t.Errorf("key is %q, %v", got, err)
+	}
+}
+
 func TestAServerThatCannotStartSaysWhy(t *testing.T) {
-	port := freePort(t)
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
 	path := lookPath(t)
 	first, err := launch(path, t.TempDir(), port, nil)
 	if err != nil {
