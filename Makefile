@@ -1,7 +1,7 @@
 # "make help" lists the targets. Go is all that "make demo" needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint
+.PHONY: help demo test lint bench
 
 # Flags of the demo, as in: make demo ARGS='-workers 16 -kill'
 ARGS ?=
@@ -17,6 +17,11 @@ demo: ## watch four processes share one key; ARGS='-h' lists the flags
 test: ## run all tests, those against a real Redis too (REDIS_URL, or redis-server)
 	@scripts/redis-server
 	@scripts/go-test ./...
+
+# Side by side with other limiters, on one Redis; writes bench/bench.json.
+bench: ## measure (4 minutes, on a quiet machine); ARGS='-h' lists the flags
+	@scripts/redis-server
+	@cd bench && go build -o ../bin/bench . && ../bin/bench $(ARGS)
 
 lint: ## check format, vet, staticcheck and go.mod
 	@unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then \

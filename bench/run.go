@@ -1,0 +1,131 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
+)
+
+type options struct {
+	redis, out, only, cases string
+	duration                time.Duration
+	repeats                 int
+}
+
+// A load is how many ask at once.
+type load struct {
+	name               string
+	callers, processes int
+}
+
+var loads = []load{
+	{"admission", 1, 1},
+	{"admission", 16, 1},
+	{"admission", 64, 1},
+	{"admission", 256, 1},
+	{"processes", 16, 4},
+	{"processes", 16, 16},
+}
+
+func run(ctx context.Context, o options) error {
+	if o.redis == "" {
+		dir, err := os.MkdirTemp("", "bench-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		server, err := redistest.Launch(dir)
+		if err != nil {
+			return err
+		}
+		defer server.Stop()
+		o.redis = server.URL
+	}
+	opts, err := redis.ParseURL(o.redis)
+	if err != nil {
+		return err
+	}
+	rdb := redis.NewClient(opts)
+	defer rdb.Close()
+
+	rows, err := compare(ctx, rdb, o)
+	if err != nil {
+		return err
+	}
+	fmt.Print(table(rows))
+	if o.out == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(rows, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.out, append(text, '\n'), 0o644)
+}
+
+// compare measures everybody under every load. The repeats take turns, so that
+// what disturbs the machine for a while disturbs all.
+func compare(ctx context.Context, rdb *redis.Client, o options) ([]row, error) {
+	var rows []row
+	for _, l := range loads {
+		if !strings.Contains(l.name, o.cases) {
+			continue
+		}
+		all := make([][]row, len(impls))
+		for range o.repeats {
+			for n, i := range impls {
+				if !strings.Contains(i.name, o.only) {
+					continue
+				}
+				r, err := measure(ctx, rdb, i, task{
+					Impl: i.name, URL: o.redis, Account: "bench-" + rand.Text(),
+					Callers: l.callers, Duration: o.duration,
+				}, l.processes)
+				if err != nil {
+					return nil, fmt.Errorf("%s with %d callers in %d processes: %w", i.name, l.callers, l.processes, err)
+				}
+				r.Case = l.name
+				all[n] = append(all[n], r)
+			}
+		}
+		for _, repeats := range all {
+			if len(repeats) > 0 {
+				rows = append(rows, median(repeats))
+			}
+		}
+	}
+	return rows, nil
+}
+
+// median takes the median of every figure.
+func median(rows []row) row {
+	m := rows[0]
+	m.Repeats = len(rows)
+	for _, figure := range []func(*row) *float64{
+		func(r *row) *float64 { return &r.PerSecond },
+		func(r *row) *float64 { return &r.P50 },
+		func(r *row) *float64 { return &r.P99 },
+		func(r *row) *float64 { return &r.RedisCPU },
+		func(r *row) *float64 { return &r.Commands },
+		func(r *row) *float64 { return &r.ProcessCPU },
+		func(r *row) *float64 { return &r.Allocs },
+	} {
+		values := make([]float64, 0, len(rows))
+		for i := range rows {
+			values = append(values, *figure(&rows[i]))
+		}
+		slices.SortFunc(values, func(a, b float64) int { return cmp.Compare(a, b) })
+		*figure(&m) = values[len(values)/2]
+	}
+	return m
+}

@@ -1,0 +1,23 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// table writes the rows as Markdown.
+func table(rows []row) string {
+	var b strings.Builder
+	var last load
+	for _, r := range rows {
+		if this := (load{r.Case, r.Callers, r.Processes}); this != last {
+			last = this
+			fmt.Fprintf(&b, "\n%s: %d callers in each of %d processes\n\n", r.Case, r.Callers, r.Processes)
+			b.WriteString("| | admissions/s | p50 µs | p99 µs | Redis CPU µs | process CPU µs | commands | allocations |\n")
+			b.WriteString("|---|---:|---:|---:|---:|---:|---:|---:|\n")
+		}
+		fmt.Fprintf(&b, "| %s | %.0f | %.0f | %.0f | %.2f | %.2f | %.3f | %.1f |\n",
+			r.Impl, r.PerSecond, r.P50, r.P99, r.RedisCPU, r.ProcessCPU, r.Commands, r.Allocs)
+	}
+	return b.String()
+}
