@@ -1,13 +1,13 @@
 # "make help" lists the targets. Go is all that "make demo" needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench
+.PHONY: help demo test lint bench scoreboard
 
-# Flags of the demo, as in: make demo ARGS='-workers 16 -kill'
+# Flags of the demo or the scoreboard, as in: make demo ARGS='-workers 16 -kill'
 ARGS ?=
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Built and then run, so that signals and the exit code are the demo's own.
 demo: ## watch four processes share one key; ARGS='-h' lists the flags
@@ -22,6 +22,10 @@ test: ## run all tests, those against a real Redis too (REDIS_URL, or redis-serv
 bench: ## measure (4 minutes, on a quiet machine); ARGS='-h' lists the flags
 	@scripts/redis-server
 	@cd bench && go build -o ../bin/bench . && ../bin/bench $(ARGS)
+
+scoreboard: ## compare strategies in virtual time; ARGS='-h' lists the flags
+	@go build -o bin/scoreboard ./cmd/scoreboard
+	@bin/scoreboard -json scoreboard.json $(ARGS)
 
 lint: ## check format, vet, staticcheck and go.mod
 	@unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then \

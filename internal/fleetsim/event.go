@@ -1,7 +1,6 @@
 package fleetsim
 
 import (
-	"math/rand/v2"
 	"time"
 
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
@@ -26,11 +25,22 @@ func Stranger(at time.Duration, share float64) Event {
 	}}
 }
 
+// StrangerFor is Stranger for a while.
+func StrangerFor(at, length time.Duration, share float64) Event {
+	return Event{at, func(w *World) {
+		stop, err := w.Upstream.StartStranger(mockapi.Stranger{Key: apiKey, Fraction: share})
+		w.must(err)
+		if err == nil {
+			w.at(length, stop)
+		}
+	}}
+}
+
 // StrangerBursts lets somebody else send this share of the limit at once, n times,
 // at random moments of the scenario.
 func StrangerBursts(share float64, n int) Event {
 	return Event{0, func(w *World) {
-		rng := w.rand(1000)
+		rng := w.rand(strangerStream)
 		for range n {
 			at := time.Duration(rng.Int64N(int64(w.scenario.Length)))
 			w.at(at, func() { w.Upstream.Spend(apiKey, int(share*float64(w.Upstream.Stats().Limit))) })
@@ -38,12 +48,48 @@ func StrangerBursts(share float64, n int) Event {
 	}}
 }
 
+// strangerStream is the stream of randomness of StrangerBursts, outside of those of
+// the processes.
+const strangerStream = 1 << 63
+
 // Crash ends a process as SIGKILL would, and starts it anew after a while.
 func Crash(at time.Duration, process int, restartAfter time.Duration) Event {
 	return Event{at, func(w *World) { w.crash(process, restartAfter) }}
 }
 
-// RedisAway makes Redis unreachable for a while.
+// Crashes ends one process every so often, each in its turn, and starts it anew
+// after a while.
+func Crashes(every, restartAfter time.Duration) Event {
+	return Event{0, func(w *World) {
+		for i := 0; ; i++ {
+			if !sleep(w.ctx, every) {
+				return
+			}
+			w.crash(i%w.scenario.Fleet.Processes, restartAfter)
+		}
+	}}
+}
+
+// CrashHolder ends a process that follows a job, and starts it anew after a while.
+func CrashHolder(at, restartAfter time.Duration) Event {
+	return Event{at, func(w *World) {
+		w.mu.Lock()
+		holder := -1
+		for _, j := range w.jobs {
+			if holder < 0 || j.owner < holder {
+				holder = j.owner
+			}
+		}
+		w.mu.Unlock()
+		if holder < 0 {
+			w.t.Errorf("at %v no process holds a job", w.now())
+			return
+		}
+		w.crash(holder, restartAfter)
+	}}
+}
+
+// RedisAway makes Redis unreachable for a while, for everybody.
 func RedisAway(at, length time.Duration) Event {
 	return Event{at, func(w *World) {
 		w.setRedisAway(true)
@@ -51,13 +97,30 @@ func RedisAway(at, length time.Duration) Event {
 	}}
 }
 
-// Surprise makes the API answer 429 with this Retry-After until the pause is over.
-func Surprise(at, retryAfter time.Duration) Event {
+// RedisFlushed lets Redis forget everything, as a restart without persistence does.
+func RedisFlushed(at time.Duration) Event {
+	return Event{at, func(w *World) { w.Redis.FlushAll() }}
+}
+
+// RestartAPI breaks off all calls, and makes the API unreachable for a while. It
+// does not forget what it has counted.
+func RestartAPI(at, length time.Duration) Event {
+	return Event{at, func(w *World) {
+		w.setAPIAway(true)
+		w.at(length, func() { w.setAPIAway(false) })
+	}}
+}
+
+// Pause makes the API answer 429 with this Retry-After until the pause is over.
+func Pause(at, retryAfter time.Duration) Event {
 	return Event{at, func(w *World) {
 		w.must(w.Upstream.Inject(mockapi.Fault{Kind: mockapi.FaultSurprise429, RetryAfter: retryAfter, Hold: true}))
 	}}
 }
 
-func (w *World) rand(stream uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(w.scenario.Seed, stream))
+// Unavailable makes the API answer some requests with 503 and Retry-After.
+func Unavailable(at time.Duration, requests int, retryAfter time.Duration) Event {
+	return Event{at, func(w *World) {
+		w.must(w.Upstream.Inject(mockapi.Fault{Kind: mockapi.FaultError, Status: 503, Count: requests, RetryAfter: retryAfter}))
+	}}
 }

@@ -2,6 +2,7 @@ package fleetsim
 
 import (
 	"fmt"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,112 +10,103 @@ import (
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
 )
 
-// play runs a scenario in virtual time. The seed is in the name of the test.
-func play(t *testing.T, s Scenario, check func(t *testing.T, r Result)) {
+// play runs a scenario in a bubble. On failure it prints what came of it, with the
+// seed.
+func play(t *testing.T, s Scenario, strategy Strategy, check func(t *testing.T, r Result)) {
 	t.Helper()
-	for _, api := range []API{
-		{Limit: 120, Mode: mockapi.Fixed, Phase: 17 * time.Second},
-		{Limit: 600, Mode: mockapi.Sliding},
-	} {
-		s := s
-		s.Seed = 1
-		s.Length = 5 * time.Minute
-		s.API.Limit, s.API.Mode, s.API.Phase = api.Limit, api.Mode, api.Phase
-		t.Run(fmt.Sprintf("limit=%d/window=%s/seed=%d", api.Limit, api.Mode, s.Seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := Run(t, s, Fleetlimit)
-				check(t, r)
-				if t.Failed() {
-					t.Logf("%+v", r)
+	synctest.Test(t, func(t *testing.T) {
+		r := Run(t, s, strategy)
+		check(t, r)
+		if t.Failed() {
+			t.Logf("seed %d: 429s %d, utilisation %.4f, jain %.4f, stats %+v", s.withDefaults().Seed, r.Own429, r.Utilization, r.Jain, r.Stats)
+		}
+	})
+}
+
+func TestEveryStrategyLeavesNothingBehind(t *testing.T) {
+	for _, strategy := range Strategies() {
+		t.Run(strategy.Name, func(t *testing.T) {
+			s := Scenario{
+				Length: 90 * time.Second,
+				API:    API{Limit: 60},
+				Fleet:  Fleet{Processes: 3},
+				Events: []Event{Crash(20*time.Second, 1, 5*time.Second), RestartAPI(40*time.Second, 2*time.Second), RedisAway(60*time.Second, 5*time.Second)},
+			}
+			play(t, s, strategy, func(t *testing.T, r Result) {
+				if r.Stats.Accepted < 60 || len(r.KeysLeft) > 0 {
+					t.Errorf("%d requests accepted, keys left %v", r.Stats.Accepted, r.KeysLeft)
 				}
 			})
 		})
 	}
 }
 
-func TestSaturatedFleetUsesTheWholeTierWithNo429(t *testing.T) {
-	play(t, Scenario{}, func(t *testing.T, r Result) {
-		if r.Own429 != 0 {
-			t.Errorf("%d responses 429", r.Own429)
+func TestTheOracleWastesNothingAndIsNeverRefused(t *testing.T) {
+	for _, mode := range []mockapi.Mode{mockapi.Sliding, mockapi.Fixed} {
+		s := Scenario{
+			Length: 5 * time.Minute,
+			API:    API{Limit: 120, Mode: mode, Phase: 10 * time.Second},
+			Events: []Event{Stranger(0, 0.3), SetLimit(3*time.Minute, 240)},
 		}
-		if r.Utilization < 0.99 {
-			t.Errorf("utilisation %.4f, want 0.99", r.Utilization)
-		}
-		if r.LateWaitP99 > r.LateWaitP50*3/2 {
-			t.Errorf("late wait p99 %v, p50 %v: want at most 1.5 times", r.LateWaitP99, r.LateWaitP50)
-		}
-		if r.Jain < 0.999 {
-			t.Errorf("Jain index %.5f of %v, want 0.999", r.Jain, r.PerProcess)
-		}
-		if r.CommandsPerAdmission > 3 {
-			t.Errorf("%.2f Redis commands per admission, want at most 3", r.CommandsPerAdmission)
-		}
-	})
-}
-
-func TestBurstOfHalfTheLimitIsAdmittedAtOnce(t *testing.T) {
-	for _, limit := range []int{120, 600} {
-		s := Scenario{Length: 5 * time.Minute, API: API{Limit: limit},
-			Fleet: Fleet{Arrival: Bursts{Size: limit / 16, Every: 75 * time.Second}}}
-		synctest.Test(t, func(t *testing.T) {
-			r := Run(t, s, Fleetlimit)
-			if r.Own429 != 0 || r.WaitP99 > 250*time.Millisecond {
-				t.Errorf("limit %d: %d responses 429, wait p99 %v; want none and 250 ms", limit, r.Own429, r.WaitP99)
+		play(t, s, Oracle, func(t *testing.T, r Result) {
+			if r.Own429 > 0 || r.TotalUtilization < 0.99 {
+				t.Errorf("%s: %d × 429, total utilisation %.4f", mode, r.Own429, r.TotalUtilization)
 			}
 		})
 	}
 }
 
-func TestFiveSlotsAreFilledAndNeverSix(t *testing.T) {
+func TestAKilledProcessGivesNothingBack(t *testing.T) {
 	s := Scenario{
-		API:   API{Latency: mockapi.Latency{Mean: 20 * time.Second}},
-		Fleet: Fleet{Endpoint: mockapi.PostFocusGroups},
-	}
-	play(t, s, func(t *testing.T, r Result) {
-		if most := r.Stats.MaxInFlight[mockapi.PostFocusGroups]; most != 5 || r.Own429 != 0 {
-			t.Errorf("%d calls at once and %d responses 429, want 5 and none", most, r.Own429)
-		}
-		// A call takes 20 s, of which the network's jitter is 30 ms on average.
-		if want := int64(5 * 15 * 98 / 100); r.Stats.Accepted < want {
-			t.Errorf("%d calls, want at least %d", r.Stats.Accepted, want)
-		}
-	})
-}
-
-func TestLongJitterAndWrongClocksDoNoHarm(t *testing.T) {
-	s := Scenario{
+		Length: time.Minute,
 		API: API{
-			Jitter: 500 * time.Millisecond,
-			Config: func(c *mockapi.Config) { c.ClockOffset = 90 * time.Second },
+			Latency: map[string]mockapi.Latency{mockapi.PostFocusGroups: {Mean: 5 * time.Minute}},
+			Config:  func(c *mockapi.Config) { c.KeepBroken = true },
 		},
-		Fleet: Fleet{Jitter: 500 * time.Millisecond},
+		Fleet:  Fleet{Processes: 2, Loads: []Load{{Endpoint: mockapi.PostFocusGroups, Callers: 2}}},
+		Events: []Event{Crash(10*time.Second, 0, time.Hour)},
 	}
-	play(t, s, func(t *testing.T, r Result) {
-		if r.Own429 != 0 || r.Utilization < 0.98 {
-			t.Errorf("%d responses 429, utilisation %.4f; want none and 0.98", r.Own429, r.Utilization)
+	play(t, s, Fleetlimit, func(t *testing.T, r Result) {
+		if r.Orphaned < 15*time.Second || r.Orphaned > 30*time.Second {
+			t.Errorf("the dead process held its slots for %v, want their TTL less a heartbeat", r.Orphaned)
+		}
+		if n := r.Stats.InFlight[mockapi.PostFocusGroups]; n != 4 {
+			t.Errorf("the API works at %d calls, want 4: it has not seen that a client died", n)
 		}
 	})
 }
 
-func TestSurprise429StopsTheFleetForOnePause(t *testing.T) {
-	s := Scenario{Events: []Event{Surprise(2*time.Minute, 20*time.Second)}}
-	play(t, s, func(t *testing.T, r Result) {
-		// What was on its way when the pause began: the requests of 60 ms and, at
-		// the worst moment, a small burst of 2 % of the limit.
-		inFlight := int(float64(r.Stats.Limit)*(0.06/60+0.02)) + 2
-		if r.Own429 < 1 || r.Own429 > inFlight {
-			t.Errorf("%d responses 429, want 1 to %d: those in flight", r.Own429, inFlight)
-		}
-		if lost := (1 - r.Utilization) * 300; lost > 25 {
-			t.Errorf("a pause of 20 s cost %.0f s", lost)
-		}
-	})
+func TestARunIsRepeatable(t *testing.T) {
+	var runs []string
+	for range 2 {
+		s := Scenario{Length: 2 * time.Minute, API: API{Limit: 120}, Fleet: Fleet{Processes: 3}, Seed: 7}
+		play(t, s, Fleetlimit, func(t *testing.T, r Result) {
+			runs = append(runs, fmt.Sprint(r.Stats.Accepted, r.Own429, r.PerProcess, r.LateWaitP50.Round(100*time.Millisecond)))
+		})
+	}
+	if runs[0] != runs[1] {
+		t.Errorf("the same seed gave %s and then %s", runs[0], runs[1])
+	}
 }
 
-func TestStrangersCostFew429s(t *testing.T) {
-	play(t, Scenario{Events: []Event{Stranger(0, 0.3)}}, func(t *testing.T, r Result) {
-		if r.Own429 > 2 || r.TotalUtilization < 0.90 {
-			t.Errorf("%d responses 429, total utilisation %.4f", r.Own429, r.TotalUtilization)
+func TestWrongClocksShowInTheHeaders(t *testing.T) {
+	w := &World{scenario: Scenario{Fleet: Fleet{Processes: 3, Skew: 90 * time.Second}}.withDefaults()}
+	for process, want := range []string{"1090", "1000", "910"} {
+		h := make(map[string][]string)
+		header := headerOf(h, "Thu, 01 Jan 1970 00:10:00 GMT", "1000")
+		w.skew(process, header)
+		if got := header.Get("X-RateLimit-Reset"); got != want {
+			t.Errorf("process %d sees the reset at %s, want %s", process, got, want)
 		}
-	})
+		date, err := time.Parse(time.RFC1123, header.Get("Date"))
+		if ahead := 600 - date.Unix(); err != nil || fmt.Sprint(1000-ahead) != want {
+			t.Errorf("process %d sees the date %v (%v): it must be off as the reset is", process, date, err)
+		}
+	}
+}
+
+func headerOf(h http.Header, date, reset string) http.Header {
+	h.Set("Date", date)
+	h.Set("X-RateLimit-Reset", reset)
+	return h
 }

@@ -1,0 +1,158 @@
+package fleetsim
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Process is one worker of the fleet, with connections of its own.
+type Process struct {
+	World *World
+	// Number says which of the fleet it is, from 0, and Life how often it was
+	// started anew.
+	Number, Life int
+	// Redis is its client; it must not retry, so that each command is counted.
+	Redis *redis.Client
+	// Base is its way to the API, without any restraint.
+	Base http.RoundTripper
+
+	redis, api *link
+	transport  *http.Transport
+	guard      Guard
+	client     *http.Client
+	ctx        context.Context // ends with the process
+	cancel     context.CancelFunc
+	stopped    sync.Once
+}
+
+// Name names this life of the process.
+func (p *Process) Name() string { return fmt.Sprintf("p%d-%d", p.Number, p.Life) }
+
+// Rand is randomness of this life of the process; each stream is another.
+func (p *Process) Rand(stream uint64) *rand.Rand {
+	return p.World.rand(uint64(p.Number)<<32 | uint64(p.Life)<<8 | stream)
+}
+
+func (w *World) startProcess(number, life int) {
+	p := &Process{World: w, Number: number, Life: life}
+	p.redis = newLink(func(context.Context) (net.Conn, error) { return w.Redis.Dial() })
+	p.api = newLink(func(ctx context.Context) (net.Conn, error) { return w.listener.DialContext(ctx, "", "") })
+	p.transport = &http.Transport{DialContext: p.api.DialContext, MaxIdleConnsPerHost: 1000}
+	p.Base = &departure{world: w, process: number, base: p.transport, rng: p.Rand(1)}
+	p.Redis = redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:6379", Dialer: p.redis.DialContext, DisableIdentity: true, Protocol: 2, MaxRetries: -1,
+	})
+	p.Redis.AddHook(counter{&w.commands})
+	guard, err := w.strategy.New(p)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p.guard, p.client = guard, &http.Client{Transport: guard}
+	p.ctx, p.cancel = context.WithCancel(w.ctx)
+
+	w.mu.Lock()
+	w.processes[number] = p
+	if w.redisAway {
+		p.redis.cut(errRefused)
+	}
+	if w.apiAway {
+		p.api.cut(errRefused)
+	}
+	w.mu.Unlock()
+	for i, load := range w.scenario.Fleet.Loads {
+		w.running.Go(func() {
+			load.Arrival.play(p.ctx, crew{
+				callers: load.Callers, process: number, processes: w.scenario.Fleet.Processes,
+				rng: p.Rand(uint64(16 + i)), call: func(ctx context.Context) { w.call(ctx, p, load) },
+			})
+		})
+	}
+}
+
+// stop ends a process in good order.
+func (p *Process) stop() {
+	p.stopped.Do(func() {
+		p.cancel()
+		p.guard.Close()
+		p.transport.CloseIdleConnections()
+		p.Redis.Close()
+	})
+}
+
+// crash ends a process as SIGKILL would: its connections break off, and what it
+// would say on its way out reaches nobody.
+func (w *World) crash(number int, restartAfter time.Duration) {
+	w.mu.Lock()
+	p := w.processes[number]
+	w.crashes = append(w.crashes, Crashed{p.Name(), w.now()})
+	w.mu.Unlock()
+	p.redis.cut(errKilled)
+	p.api.cut(errKilled)
+	p.cancel()
+	w.running.Go(p.stop) // ends what still runs in the bubble
+	w.at(restartAfter, func() { w.startProcess(number, p.Life+1) })
+}
+
+// eachLink calls f for one link of every process, and keeps away from processes
+// that start meanwhile.
+func (w *World) eachLink(which func(*Process) *link, f func(*link)) {
+	w.mu.Lock()
+	processes := slices.Clone(w.processes)
+	w.mu.Unlock()
+	for _, p := range processes {
+		f(which(p))
+	}
+}
+
+func redisLink(p *Process) *link { return p.redis }
+func apiLink(p *Process) *link   { return p.api }
+
+func (w *World) setRedisAway(away bool) {
+	w.mu.Lock()
+	w.redisAway = away
+	w.mu.Unlock()
+	w.setAway(redisLink, away)
+}
+
+func (w *World) setAPIAway(away bool) {
+	w.mu.Lock()
+	w.apiAway = away
+	w.mu.Unlock()
+	w.setAway(apiLink, away)
+}
+
+func (w *World) setAway(which func(*Process) *link, away bool) {
+	w.eachLink(which, func(l *link) {
+		if away {
+			l.cut(errRefused)
+		} else {
+			l.mend()
+		}
+	})
+}
+
+// counter counts the commands that a process sends to Redis.
+type counter struct{ n *atomic.Int64 }
+
+func (counter) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (c counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.n.Add(1)
+		return next(ctx, cmd)
+	}
+}
+func (c counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.n.Add(int64(len(cmds)))
+		return next(ctx, cmds)
+	}
+}
