@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -87,12 +88,7 @@ func Launch(dir string, args ...string) (*Server, error) {
 // it had saved.
 func (s *Server) Restart() error {
 	s.Stop()
-	again, err := launch(s.path, s.dir, s.Port, s.args)
-	if err != nil {
-		return err
-	}
-	s.process, s.stop = again.process, again.stop
-	return nil
+	return s.run(s.arguments())
 }
 
 // Freeze stops a server of the test's own without ending it (SIGSTOP): it goes on
@@ -112,13 +108,31 @@ const (
 
 // launch starts a server and waits until it is ready.
 func launch(path, dir string, port int, args []string) (*Server, error) {
-	cmd := exec.Command(path, append([]string{
-		"--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir, "--logfile", "",
-	}, args...)...)
+	s := &Server{
+		URL: fmt.Sprintf("redis://127.0.0.1:%d", port), Own: true, Port: port,
+		path: path, dir: dir, args: args,
+	}
+	return s, s.run(s.arguments())
+}
+
+// arguments puts a configuration file, which must stand first, before all others.
+func (s *Server) arguments() []string {
+	file, rest := []string(nil), s.args
+	if len(rest) > 0 && !strings.HasPrefix(rest[0], "--") {
+		file, rest = rest[:1], rest[1:]
+	}
+	return slices.Concat(file, []string{
+		"--port", fmt.Sprint(s.Port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.dir, "--logfile", "",
+	}, rest)
+}
+
+// run starts the server's process.
+func (s *Server) run(args []string) error {
+	cmd := exec.Command(s.path, args...)
 	dieWithParent(cmd)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	cmd.Stderr = cmd.Stdout // os/exec gives both the same pipe
 	started, drained, gone := make(chan error), make(chan struct{}), make(chan struct{})
@@ -136,7 +150,7 @@ func launch(path, dir string, port int, args []string) (*Server, error) {
 		}
 	}()
 	if err := <-started; err != nil {
-		return nil, err
+		return err
 	}
 	late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 	defer late.Stop()
@@ -145,19 +159,16 @@ func launch(path, dir string, port int, args []string) (*Server, error) {
 		defer close(drained)
 		_, _ = io.Copy(io.Discard, stdout) // a full pipe would stop the server
 	}()
-	s := &Server{
-		URL: fmt.Sprintf("redis://127.0.0.1:%d", port), Own: true, Port: port,
-		path: path, dir: dir, args: args, process: cmd.Process,
-	}
+	s.process = cmd.Process
 	s.stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill() // it may have ended by itself
 		<-gone
 	})
 	if !ready {
 		s.Stop()
-		return nil, fmt.Errorf("on port %d: %s", port, log)
+		return fmt.Errorf("on port %d: %s", s.Port, log)
 	}
-	return s, nil
+	return nil
 }
 
 // readLog reads what a server writes until it is ready, or gone. Only one that
