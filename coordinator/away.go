@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -76,12 +77,25 @@ func (c *Coordinator) awayError() error {
 // awaitRedis tries until Redis answers, and then closes the breaker.
 func (c *Coordinator) awaitRedis() {
 	retry := firstRetry
-	for c.nap(retry/2 + rand.N(retry)) {
+	for {
+		c.findMaster()
+		if !c.nap(retry/2 + rand.N(retry)) {
+			return
+		}
 		if left, err := c.tell(true); err == nil && c.resume(left) {
 			return
 		}
 		c.expire(time.Now())
 		retry = min(2*retry, lastRetry)
+	}
+}
+
+// findMaster makes a cluster's client ask who serves which slot. It asks by itself
+// when a node refers it to another, but goes on dialling one that has died for up to
+// a minute, though its replica has long taken over.
+func (c *Coordinator) findMaster() {
+	if cluster, ok := c.rdb.(interface{ ReloadState(context.Context) }); ok {
+		cluster.ReloadState(c.ctx) // in the background
 	}
 }
 

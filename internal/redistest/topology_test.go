@@ -2,6 +2,8 @@ package redistest
 
 import (
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 )
 
 func TestClusterFailsOver(t *testing.T) {
@@ -13,6 +15,7 @@ func TestClusterFailsOver(t *testing.T) {
 	master.Stop()
 	replica.AwaitRole(t, "master")
 	Eventually(t, "the replica serves the key", func() error {
+		rdb.(*redis.ClusterClient).ReloadState(t.Context())
 		return rdb.Get(t.Context(), "key").Err()
 	})
 }
