@@ -49,7 +49,7 @@ func (c *Coordinator) lose(err error) {
 	c.muted = false
 	c.share.begin(time.Now())
 	for _, l := range c.lanes {
-		if l.placed && l.gate == GateBackoff {
+		if l.placed && (l.gate == GateBackoff || l.gate == GateDrain) {
 			c.share.pause(l.notBefore)
 		}
 		l.placed, l.notBefore, l.called, l.had = false, time.Time{}, time.Time{}, l.used

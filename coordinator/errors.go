@@ -36,6 +36,7 @@ const (
 	GateSlots   Gate = "slots"   // all slots of the endpoint are taken
 	GateTurn    Gate = "turn"    // others have waited longer
 	GateAway    Gate = "away"    // Redis is away, and this worker's own share is spent
+	GateDrain   Gate = "drain"   // an operator keeps this worker from new permits
 )
 
 // WaitError says that a permit is not to be had now ([Coordinator.TryAcquire]),

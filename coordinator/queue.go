@@ -162,7 +162,7 @@ func (c *Coordinator) leaveIfEmpty(l *lane) {
 // deadline. For a slot nothing is known: it may be released any time.
 func (l *lane) outlasts(w *waiter) bool {
 	switch l.gate {
-	case GateBackoff, GatePace, GateWindow:
+	case GateBackoff, GatePace, GateWindow, GateDrain:
 		return l.placed && !w.deadline.IsZero() && w.deadline.Before(l.notBefore)
 	}
 	return false

@@ -2,30 +2,55 @@ package coordinator
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"strings"
 	"time"
-
-	"github.com/fleetlimit/fleetlimit/lua"
 )
 
-// State is a snapshot of an account.
+// State is a snapshot of an account. Whatever it holds was read from Redis and is
+// bounded: numbers are sane, strings printable and at most 256 characters long.
 type State struct {
-	Account   string
-	Limit     int // requests per window in force: policy or report, times headroom
-	Reported  int // what the API reported last; 0: nothing yet
-	Window    time.Duration
-	Used      int             // requests of the fleet in the last window (and jitter)
-	Foreign   int             // requests of strangers on the same key, as last seen
-	Remaining int             // requests that the window still has room for
-	Epoch     int64           // how often the API has pushed back
-	Backoff   *Backoff        // the pause of the whole account; nil: none
-	Endpoints []EndpointState // in the order of the policy
-	Waiting   []Place         // who waits for budget, the first first; at most 100
+	Account string
+
+	// The budget, in requests per Window.
+	Known       bool // a worker has written its policy down; if not, limits are 0
+	PolicyLimit int  // what the policy allows
+	Reported    int  // what the API reported last; 0: nothing yet
+	Limit       int  // in force: the lower of the two, times Headroom
+	Headroom    float64
+	Window      time.Duration
+	Jitter      time.Duration
+	Used        int           // requests of the fleet in the last window (and jitter)
+	Foreign     int           // requests of strangers on the same key, as last seen
+	Reserve     int           // kept free while strangers use the key
+	Budget      int           // what the fleet may spend: Limit less Foreign and Reserve
+	Remaining   int           // requests that the window still has room for
+	WindowWait  time.Duration // until there is room for one more request
+	Pace        Pace
+
+	Observed  time.Duration // how long ago the API told what is left; -1: never
+	Strangers time.Duration // how long ago strangers were last seen; -1: never
+
+	Granted  int64 // number of the last permit: grows by one with each
+	Rejected int64 // 429s since the account was created
+	Born     int64 // which account this is: changes when Redis has lost its memory
+	Epoch    int64 // how often the API has pushed back
+
+	Backoff   *Backoff        // the pause of the whole account that the API asked for; nil: none
+	Hold      *Hold           // the pause that an operator asked for; nil: none
+	Endpoints []EndpointState // in the order of the policy, or of their names
+	Waiting   []Place         // who waits for budget, the first first; at most 200
 	Queued    int             // how many wait for budget
-	Workers   []WorkerState   // who is alive; at most 100
+	Workers   []WorkerState   // who is alive; at most 200
 	Alive     int             // how many are alive
+	Drained   []Drain         // workers that get no new permits; at most 200
+}
+
+// Pace is the account's GCRA bucket.
+type Pace struct {
+	Credit   float64       // content in permits; below 0: in debt
+	Size     float64       // the burst that it allows
+	Interval time.Duration // the time that one permit takes at full pace
+	Wait     time.Duration // until it holds a permit
+	Small    bool          // callers have waited for the window, so bursts are kept small
 }
 
 // Backoff is a pause that the API has asked for.
@@ -38,13 +63,26 @@ type Backoff struct {
 	Epoch   int64
 }
 
+// ReasonAway is the reason of a short pause in which the workers tell what they
+// spent while Redis was away.
+const ReasonAway = "Redis was away"
+
+// Hold is a pause that an operator has asked for.
+type Hold struct {
+	Left   time.Duration
+	Since  time.Duration // how long ago it began
+	Reason string
+	By     string
+}
+
 // EndpointState is one endpoint's counting semaphore.
 type EndpointState struct {
 	Pattern string
 	Slots   int
 	InUse   int
-	Leases  []Lease // at most 100, the first to expire first
+	Leases  []Lease // at most 200, the first to expire first
 	Waiting int     // places in the queue for a slot
+	Queue   []Place // the same, the first first; at most 200
 	Backoff *Backoff
 }
 
@@ -59,8 +97,10 @@ type Lease struct {
 // Place is a process that waits.
 type Place struct {
 	Worker   string
-	Endpoint string // empty: budget alone
-	Waited   time.Duration
+	Endpoint string        // empty: budget alone
+	Waited   time.Duration // a head start for its priority included
+	Due      time.Duration // until it was told to come; -1: unknown
+	Gate     Gate          // what it waits for
 }
 
 // WorkerState is a live process.
@@ -69,112 +109,45 @@ type WorkerState struct {
 	Left   time.Duration // until it counts as dead, if it does not show up
 }
 
+// Drain keeps a worker from new permits.
+type Drain struct {
+	Worker string
+	Left   time.Duration
+	By     string
+	Reason string
+}
+
+// Paused is how long nobody will be admitted, for whatever reason.
+func (s *State) Paused() time.Duration {
+	var left time.Duration
+	if s.Backoff != nil {
+		left = s.Backoff.Left
+	}
+	if s.Hold != nil {
+		left = max(left, s.Hold.Left)
+	}
+	return left
+}
+
 // State reads a snapshot of the account from Redis. It changes nothing.
 func (c *Coordinator) State(ctx context.Context) (*State, error) {
-	keys := []string{c.keys.account(), c.keys.backoff(), c.keys.queue(), c.keys.workers()}
-	for _, e := range c.policy.Endpoints {
-		keys = append(keys, c.keys.backoffOf(e.Pattern), c.keys.slotsOf(e.Pattern), c.keys.queueOf(e.Pattern))
+	endpoints := make([]string, len(c.policy.Endpoints))
+	for i, e := range c.policy.Endpoints {
+		endpoints[i] = e.Pattern
 	}
-	text, err := lua.Inspect.Run(ctx, c.rdb, keys).Text()
+	s, err := inspect(ctx, c.rdb, c.account, endpoints)
 	if err != nil {
-		return nil, fmt.Errorf("fleetlimit: reading the state of account %s: %w", c.account, err)
+		return nil, err
 	}
-	var parts map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(text), &parts); err != nil {
-		return nil, fmt.Errorf("fleetlimit: inspect.lua answered no JSON object: %w", err)
+	for i, e := range c.policy.Endpoints {
+		s.Endpoints[i].Slots = e.Slots
 	}
-	return c.stateFrom(parts)
+	if !s.Known {
+		s.PolicyLimit, s.Headroom = c.policy.Limit, c.policy.Headroom
+		s.Window, s.Jitter = c.policy.Window, c.policy.Jitter
+		s.Limit = int(float64(c.policy.Limit)*c.policy.Headroom + 1e-6)
+		s.Budget, s.Remaining = s.Limit, s.Limit
+	}
+	s.nameGates()
+	return s, nil
 }
-
-type inspectedBackoff struct {
-	LeftMS  float64 `json:"left_ms"`
-	SinceMS float64 `json:"since_ms"`
-	Reason  string  `json:"reason"`
-	Worker  string  `json:"worker"`
-	Strikes float64 `json:"strikes"`
-	Epoch   float64 `json:"epoch"`
-}
-
-func (c *Coordinator) stateFrom(parts map[string]json.RawMessage) (*State, error) {
-	var failed error
-	read := func(name string, to any) bool {
-		raw, ok := parts[name]
-		if !ok {
-			return false
-		}
-		if err := json.Unmarshal(raw, to); err != nil && failed == nil {
-			failed = fmt.Errorf("fleetlimit: inspect.lua described %q in an unknown way: %w", name, err)
-		}
-		return true
-	}
-	backoff := func(name string) *Backoff {
-		var b inspectedBackoff
-		if !read(name, &b) || b.LeftMS <= 0 {
-			return nil
-		}
-		return &Backoff{span(b.LeftMS), span(b.SinceMS), b.Reason, b.Worker, int(b.Strikes), int64(b.Epoch)}
-	}
-
-	s := &State{Account: c.account, Limit: int(float64(c.policy.Limit)*c.policy.Headroom + 1e-6), Window: c.policy.Window}
-	s.Remaining = s.Limit
-	var a struct {
-		Limit, Used, Foreign, Room, Epoch float64
-		Reported                          float64 `json:"reported_limit"`
-		Window                            float64 `json:"window_ms"`
-	}
-	if read("account", &a) && a.Window > 0 {
-		s.Limit, s.Reported, s.Window = int(a.Limit), int(a.Reported), span(a.Window)
-		s.Used, s.Foreign, s.Remaining, s.Epoch = int(a.Used), int(a.Foreign), int(a.Room), int64(a.Epoch)
-	}
-	s.Backoff = backoff("backoff")
-
-	var q struct {
-		Waiting float64
-		Places  []struct {
-			Worker, Endpoint string
-			Waited           float64 `json:"waited_ms"`
-		}
-	}
-	read("queue", &q)
-	s.Queued = int(q.Waiting)
-	for _, p := range q.Places {
-		s.Waiting = append(s.Waiting, Place{p.Worker, strings.TrimPrefix(p.Endpoint, anyEndpoint), span(p.Waited)})
-	}
-
-	var w struct {
-		Alive   float64
-		Workers []struct {
-			Worker string
-			Left   float64 `json:"left_ms"`
-		}
-	}
-	read("workers", &w)
-	s.Alive = int(w.Alive)
-	for _, x := range w.Workers {
-		s.Workers = append(s.Workers, WorkerState{x.Worker, span(x.Left)})
-	}
-
-	for _, e := range c.policy.Endpoints {
-		es := EndpointState{Pattern: e.Pattern, Slots: e.Slots, Backoff: backoff("backoff:" + e.Pattern)}
-		var slots struct {
-			InUse  float64 `json:"in_use"`
-			Leases []struct {
-				Lease, Worker string
-				Held          float64 `json:"held_ms"`
-				Left          float64 `json:"left_ms"`
-			}
-		}
-		read("slots:"+e.Pattern, &slots)
-		es.InUse = int(slots.InUse)
-		for _, l := range slots.Leases {
-			es.Leases = append(es.Leases, Lease{l.Lease, l.Worker, span(l.Held), span(l.Left)})
-		}
-		var places struct{ Waiting float64 }
-		read("queue:"+e.Pattern, &places)
-		es.Waiting = int(places.Waiting)
-		s.Endpoints = append(s.Endpoints, es)
-	}
-	return s, failed
-}
-
-func span(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }

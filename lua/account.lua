@@ -33,9 +33,12 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
   born_ms       when the account was created; another value than a worker knows
                 says that Redis has lost its memory since
   workers       how many workers were alive at the last heartbeat of any
+  rejected      429s that the API has said since the account was created
+  drain:<worker>  until when an operator keeps this worker from new permits
 --]]
 
 local MAX_PAUSE = 300000   -- longest shared pause: 5 minutes
+local MAX_HOLD = 86400000  -- longest pause or drain by an operator: a day
 local PROBE = 2000         -- time between requests that look whether strangers have gone
 local GRACE = 1000         -- how late a place in a queue may be claimed
 local RESUMPTION = 5000    -- after Redis was away: time for all workers to tell what they spent
@@ -49,6 +52,7 @@ local FIELDS = {
   'tat_ms', 'seq', 'own', 'left_seq', 'open_from_ms', 'open_last_ms', 'open_n', 'oldest_ms',
   'reported', 'foreign', 'foreign_ms', 'stranger', 'stranger_ms', 'observed_seq',
   'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms', 'born_ms', 'workers',
+  'rejected', 'drain:' .. ARGV[1],
 }
 
 local function clock()
@@ -295,24 +299,34 @@ local function set_tight(a, p, now, tight)
   set_credit(a, p, now, math.min(kept, bucket_size(a, p)))
 end
 
--- Pauses: the hash fleetlimit:{<account>}:backoff, or backoff:<endpoint>. One that
--- ends later than it could (the clock was set back) is cut to its length.
+-- Pauses: the hash fleetlimit:{<account>}:backoff, or backoff:<endpoint>. It holds
+-- what the API asked for (until_ms, length_ms) and what an operator asked for
+-- (hold_until_ms, hold_ms): neither cuts the other short. One that ends later than it
+-- could (the clock was set back) is cut to its length.
+
+-- pause_left returns how long the pause still lasts, and what of this the API and
+-- the operator asked for.
 local function pause_left(key, now)
-  local b = redis.call('HMGET', key, 'until_ms', 'length_ms')
-  if not b[1] then return 0 end
-  local left, longest = number(b[1]) - now, math.min(number(b[2]), MAX_PAUSE)
-  if left > longest + 1 then
-    redis.call('HSET', key, 'until_ms', ms(now + longest))
-    redis.call('PEXPIRE', key, int(math.ceil(longest)))
+  local b = redis.call('HMGET', key, 'until_ms', 'length_ms', 'hold_until_ms', 'hold_ms')
+  if not b[1] and not b[3] then return 0, 0, 0 end
+  local api, longest = number(b[1]) - now, math.min(number(b[2]), MAX_PAUSE)
+  local hold, longest_hold = number(b[3]) - now, math.min(number(b[4]), MAX_HOLD)
+  if api > longest + 1 or hold > longest_hold + 1 then
+    api, hold = math.min(api, longest), math.min(hold, longest_hold)
+    if b[1] then redis.call('HSET', key, 'until_ms', ms(now + api)) end
+    if b[3] then redis.call('HSET', key, 'hold_until_ms', ms(now + hold)) end
+    redis.call('PEXPIRE', key, int(math.ceil(math.max(1, api, hold))))
   end
-  return math.max(0, math.min(left, longest))
+  api, hold = math.max(0, math.min(api, longest)), math.max(0, math.min(hold, longest_hold))
+  return math.max(api, hold), api, hold
 end
 
--- set_pause writes a pause down. It expires by itself.
+-- set_pause writes down a pause that the API asked for. It expires by itself.
 local function set_pause(key, now, length, reason, worker, strikes, epoch)
+  local _, _, hold = pause_left(key, now)
   redis.call('HSET', key, 'since_ms', ms(now), 'until_ms', ms(now + length), 'length_ms', ms(length),
     'reason', reason, 'worker', worker, 'strikes', int(strikes), 'epoch', int(epoch))
-  redis.call('PEXPIRE', key, int(math.ceil(length)))
+  redis.call('PEXPIRE', key, int(math.ceil(math.max(length, hold))))
 end
 
 -- end_with_one_permit leaves the bucket with one permit and no burst at the end of
@@ -379,7 +393,7 @@ local function save_account(a, p, keys)
     'reported', int(a.reported), 'foreign', int(a.foreign), 'foreign_ms', ms(a.foreign_ms),
     'stranger', ms(a.stranger), 'stranger_ms', ms(a.stranger_ms), 'observed_seq', int(a.observed_seq),
     'tight', int(a.tight), 'epoch', int(a.epoch), 'strikes', int(a.strikes), 'ticket_ms', ms(a.ticket_ms),
-    'probe_ms', ms(a.probe_ms), 'born_ms', int(a.born_ms))
+    'probe_ms', ms(a.probe_ms), 'born_ms', int(a.born_ms), 'rejected', int(a.rejected))
   redis.call('PEXPIRE', keys[1], int(math.max(IDLE_TTL, 2 * p.horizon)))
 end
 
@@ -403,16 +417,18 @@ end
 -- they wait, and one of the same places by the instant at which their owner was
 -- told to come. A place that is not claimed within GRACE of that lapses.
 
--- tell changes the instant at which the owner of a place shall come, and tells it
--- on its channel.
+-- wake tells a worker on its channel when to ask again.
+local function wake(keys, worker, endpoint, wait)
+  redis.call('PUBLISH', string.sub(keys[1], 1, -8) .. 'wake:' .. worker,
+    string.format('%.3f %s', wait, endpoint))
+end
+
+-- tell changes the instant at which the owner of a place shall come, and says so.
 local function tell(keys, due_key, place, now, wait)
   redis.call('ZADD', due_key, ms(now + wait), place)
   keep_key(due_key, IDLE_TTL)
   local worker, endpoint = string.match(place, '^(%S+) (.*)$')
-  if worker then
-    redis.call('PUBLISH', string.sub(keys[1], 1, -8) .. 'wake:' .. worker,
-      string.format('%.3f %s', wait, endpoint))
-  end
+  if worker then wake(keys, worker, endpoint, wait) end
 end
 
 -- wake_head tells the first in the queue for budget when it can be served, if

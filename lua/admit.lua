@@ -32,7 +32,7 @@ Reply: array of strings
       3 instant of the admission, ms; the leases are "<worker>:<this>:<number>"
       4 own requests in the window, these included
       5 epoch
-      6 gate that kept back the rest: backoff, pace, window, slots, turn; or ""
+      6 gate that kept back the rest: drain, backoff, pace, window, slots, turn; or ""
       7 how long to wait before asking again, ms
       8 instant from which the granted callers waited, ms
       9 what the fleet may spend in a window: the limit in force, less strangers
@@ -133,6 +133,18 @@ end
 local a, now = load_account(KEYS, policy)
 
 check_memory(a, policy, KEYS[3], now, known_birth, worker)
+
+-- Gate 0, drain: a worker that an operator drains gets nothing, and takes no place
+-- that others would have to wait behind.
+local drained = math.min(a['drain:' .. worker] - now, MAX_HOLD)
+if drained > 0 then
+  save_account(a, policy, KEYS)
+  return {
+    '0', int(a.seq), ms(now), int(a.own), int(a.epoch), 'drain', ms(math.min(drained, IDLE_TTL / 2)),
+    ms(waits_since > 0 and math.min(now, waits_since) or now), int(budget(a, policy, now)),
+    ms(credit(a, policy, now)), int(a.born_ms), int(a.workers),
+  }
+end
 
 -- The place in the queue: where it was, where an earlier attempt had it, or behind
 -- all others.

@@ -10,7 +10,7 @@ import (
 // interface: it must name all of it.
 func TestScriptsAreDocumented(t *testing.T) {
 	for name, source := range map[string]string{
-		"admit.lua": admit, "settle.lua": settle, "renew.lua": renew, "inspect.lua": inspect,
+		"admit.lua": admit, "settle.lua": settle, "renew.lua": renew, "control.lua": control, "inspect.lua": inspect,
 	} {
 		comment := blockComment(t, name, source)
 		for _, part := range []string{"\nKEYS  ", "\nARGV  1 ", "\nReply: "} {
@@ -39,6 +39,18 @@ func TestScriptsAreDocumented(t *testing.T) {
 	for _, operation := range operations {
 		if !strings.Contains(comment, "\n      "+operation[1]+" ") {
 			t.Errorf("the block comment of settle.lua does not explain the operation %s", operation[1])
+		}
+	}
+}
+
+// inspect.lua stands alone, for redis-cli. Its arithmetic must be admission's: after
+// a change there, copy the passage.
+func TestInspectReckonsAsAdmissionDoes(t *testing.T) {
+	passage := account[strings.Index(account, "-- usable is the limit in force"):strings.Index(account, "local function set_credit")]
+	constant := regexp.MustCompile(`local TIGHT_BURST = \S+`).FindString(account)
+	for _, text := range []string{passage, constant} {
+		if len(text) == 0 || !strings.Contains(inspect, text) {
+			t.Errorf("account.lua has, and inspect.lua has not:\n%s", text)
 		}
 	}
 }

@@ -2,10 +2,12 @@
 inspect.lua: what is going on? Reads, changes nothing, and answers in JSON.
 
 KEYS  any of the account's keys, in any order; each is described in its way
-        fleetlimit:{<account>}:account            limits, use, foreign use
+        fleetlimit:{<account>}:account            limits, use, pace, strangers, drains
+        fleetlimit:{<account>}:window             makes the account's use exact
         fleetlimit:{<account>}:backoff[:<endpoint>]  the pause and its cause
         fleetlimit:{<account>}:slots:<endpoint>   who holds the slots
         fleetlimit:{<account>}:queue[:<endpoint>] who waits, in order
+        fleetlimit:{<account>}:due[:<endpoint>]   tells when they were told to come
         fleetlimit:{<account>}:workers            who is alive
 ARGV  1 how many leases, places or workers to list of each at most; default 100
 
@@ -16,11 +18,17 @@ From a shell, with jq to make it pretty:
 
 Reply: one JSON object, a member for each key that exists, under the part of its
 name behind "}:". Durations are in milliseconds: held_ms, left_ms, waited_ms.
+docs/redis-keys.md explains the members.
 --]]
 
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + tonumber(t[2]) / 1000
-local most = tonumber(ARGV[1]) or 100
+local most = math.max(0, math.min(tonumber(ARGV[1]) or 100, 10000))
+
+local TIGHT_BURST = 0.02   -- burst while callers wait, as a share of the limit
+
+local declared = {}
+for _, key in ipairs(KEYS) do declared[key] = true end
 
 local function number(s)
   local x = tonumber(s)
@@ -36,51 +44,181 @@ local function fields(key)
   return h
 end
 
-local function account(key)
-  local h = fields(key)
-  local limit, reported = number(h.limit), number(h.reported)
-  local lower = limit
-  if reported > 0 and (limit == 0 or reported < limit) then lower = reported end
-  local window, jitter = number(h.window_ms), number(h.jitter_ms)
-  local usable = math.max(1, math.floor(lower * number(h.headroom) + 1e-6))
-  local own, foreign = number(h.own), number(h.foreign)
-  -- What admission would evict first is not counted here either.
-  local edge = now - window - jitter
-  if number(h.open_last_ms) <= edge then
-    own = 0
-  elseif number(h.oldest_ms) <= edge then
-    local ring = string.sub(key, 1, -8) .. 'window'
-    for _, entry in ipairs(redis.call('LRANGE', ring, 0, -1)) do
-      local last, count = string.match(entry, '^(%S+) (%S+)')
-      if number(last) > edge then break end
-      own = math.max(0, own - number(count))
+-- What follows is account.lua's arithmetic, word for word (a test compares them), so
+-- that this file stands alone.
+
+-- usable is the limit in force: the lower of policy and report, times headroom.
+local function usable(a, p)
+  local limit = p.limit
+  if a.reported > 0 and a.reported < limit then limit = a.reported end
+  return math.max(1, math.floor(limit * p.headroom + 1e-6))
+end
+
+-- reserve is kept free while strangers use the key: for what the observation
+-- could not tell apart from our own requests (those granted within the jitter on
+-- both sides of it), and for what strangers spend until the next one, with two
+-- standard deviations of a Poisson arrival.
+local function reserve(a, p, now)
+  if a.stranger_ms == 0 or now - a.stranger_ms > p.horizon then return 0 end
+  local limit = usable(a, p)
+  local unseen = a.stranger * math.min(1, (now - a.foreign_ms + p.jitter) / p.window)
+  local r = 2 * p.jitter * limit / p.window + unseen + 2 * math.sqrt(unseen)
+  return math.ceil(math.min(r, limit / 10))
+end
+
+-- budget is what the fleet may spend in a window.
+local function budget(a, p, now)
+  return math.max(0, usable(a, p) - a.foreign - reserve(a, p, now))
+end
+
+-- room is how many more requests no window of the API can object to. Once a pause
+-- is over, what strangers had spent when it began is old news: one request may go
+-- and bring fresh news, and if it brings none, another after PROBE.
+local function room(a, p, now)
+  local left = usable(a, p) - a.own
+  local free = left - a.foreign - reserve(a, p, now)
+  if free < 1 and left >= 1 and a.probe_ms > 0 and a.probe_ms <= now then return 1, true end
+  return free, false
+end
+
+-- emission_interval is T of GCRA: the time that one permit takes at full pace.
+local function emission_interval(a, p, now)
+  return p.window / math.max(1, budget(a, p, now))
+end
+
+-- bucket_size is the burst of GCRA, in permits.
+local function bucket_size(a, p)
+  local limit = usable(a, p)
+  local burst = p.burst
+  if a.reported > 0 and a.reported < p.limit then burst = burst * a.reported / p.limit end
+  if a.tight == 1 then burst = math.min(burst, limit * TIGHT_BURST) end
+  return math.max(1, math.min(limit, math.floor(burst + 0.5)))
+end
+
+-- credit is the content of the pace bucket in permits, at most its size.
+local function credit(a, p, now)
+  local size = bucket_size(a, p)
+  return math.min(size, size - (a.tat_ms - now) / emission_interval(a, p, now))
+end
+
+-- The account as admission would load it, except that nothing is written.
+
+local NUMBERS = {
+  'tat_ms', 'seq', 'own', 'open_last_ms', 'oldest_ms', 'reported', 'foreign', 'foreign_ms',
+  'stranger', 'stranger_ms', 'observed_seq', 'tight', 'epoch', 'strikes', 'probe_ms', 'born_ms',
+  'workers', 'rejected',
+}
+
+-- ring is the closed buckets of grants as {last_ms, count}, where they may be read.
+local function ring(h, key)
+  local name = string.sub(key, 1, -8) .. 'window'
+  local buckets = {}
+  if number(h.oldest_ms) == 0 or not declared[name] then return buckets end
+  for _, entry in ipairs(redis.call('LRANGE', name, 0, -1)) do
+    local last, count = string.match(entry, '^(%S+) (%S+)')
+    buckets[#buckets + 1] = {number(last), number(count)}
+  end
+  return buckets
+end
+
+local function load(h, p, buckets)
+  local a = {}
+  for _, field in ipairs(NUMBERS) do a[field] = number(h[field]) end
+  a.foreign_ms, a.stranger_ms = math.min(a.foreign_ms, now), math.min(a.stranger_ms, now)
+  local edge = now - p.horizon
+  if a.open_last_ms <= edge then a.own = 0 end
+  for _, bucket in ipairs(buckets) do
+    if bucket[1] > edge then break end
+    a.own = math.max(0, a.own - bucket[2])
+  end
+  if now - a.foreign_ms > p.horizon then a.foreign = 0 end
+  return a
+end
+
+-- window_wait is how long it takes until one more request fits the window.
+local function window_wait(a, p, buckets)
+  local need = 1 - room(a, p, now)
+  if need <= 0 then return 0 end
+  local edge, wait = now - p.horizon, p.horizon
+  if a.own > 0 then wait = a.open_last_ms + p.horizon - now end
+  for _, bucket in ipairs(buckets) do
+    if bucket[1] > edge then
+      need = need - bucket[2]
+      if need <= 0 then
+        wait = bucket[1] + p.horizon - now
+        break
+      end
     end
   end
-  if now - number(h.foreign_ms) > window + jitter then foreign = 0 end
-  local slots = {}
+  if a.foreign > 0 then wait = math.min(wait, a.foreign_ms + p.horizon - now) end
+  if a.probe_ms > 0 and usable(a, p) - a.own >= 1 then wait = math.min(wait, a.probe_ms - now) end
+  return math.max(0, math.min(wait, p.horizon))
+end
+
+-- by_suffix collects the fields "<prefix><suffix>" of a hash, at most `most`.
+local function by_suffix(h, prefix, describe)
+  local found, n = {}, 0
   for field, value in pairs(h) do
-    local endpoint = string.match(field, '^slots:(.*)$')
-    if endpoint then slots[endpoint] = number(value) end
+    if string.sub(field, 1, #prefix) == prefix and n < most then
+      local suffix = string.sub(field, #prefix + 1)
+      found[suffix], n = describe(value, suffix), n + 1
+    end
   end
-  return {
-    policy_limit = limit, reported_limit = reported, limit = usable,
-    window_ms = window, jitter_ms = jitter, headroom = number(h.headroom), burst = number(h.burst),
-    used = own, foreign = foreign, room = math.max(0, usable - own - foreign),
-    granted = number(h.seq), epoch = number(h.epoch), strikes = number(h.strikes),
-    small_bursts = number(h.tight) == 1,
-    pace_debt_ms = whole(math.max(0, number(h.tat_ms) - now)),
-    slots = slots,
+  return n > 0 and found or nil
+end
+
+local function account(key)
+  local h = fields(key)
+  local p = {
+    limit = number(h.limit), window = number(h.window_ms), jitter = number(h.jitter_ms),
+    headroom = number(h.headroom), burst = number(h.burst),
   }
+  p.horizon = p.window + p.jitter
+  local answer = {
+    policy_limit = p.limit, window_ms = p.window, jitter_ms = p.jitter, headroom = p.headroom, burst = p.burst,
+    reported_limit = number(h.reported), granted = number(h.seq), rejected = number(h.rejected),
+    epoch = number(h.epoch), strikes = number(h.strikes), born_ms = number(h.born_ms),
+    slots = by_suffix(h, 'slots:', number),
+    drained = by_suffix(h, 'drain:', function(until_ms, worker)
+      return {
+        left_ms = whole(math.max(0, math.min(number(until_ms) - now, 86400000))),
+        by = h['drain_by:' .. worker] or '', reason = h['drain_reason:' .. worker] or '',
+      }
+    end),
+  }
+  if p.limit < 1 or p.window <= 0 or p.headroom <= 0 then return answer end -- no heartbeat has told yet
+  local buckets = ring(h, key)
+  local a = load(h, p, buckets)
+  local free, probing = room(a, p, now)
+  answer.limit, answer.used, answer.foreign = usable(a, p), a.own, a.foreign
+  answer.reserve, answer.budget = reserve(a, p, now), budget(a, p, now)
+  answer.room, answer.probing = math.max(0, free), probing
+  answer.window_wait_ms = whole(window_wait(a, p, buckets))
+  answer.interval_ms = emission_interval(a, p, now)
+  answer.credit, answer.bucket = credit(a, p, now), bucket_size(a, p)
+  answer.pace_wait_ms = whole(math.max(0, (1 - answer.credit) * answer.interval_ms))
+  answer.small_bursts = a.tight == 1
+  if a.observed_seq > 0 and a.foreign_ms > 0 then answer.observed_ms = whole(now - a.foreign_ms) end
+  if a.stranger_ms > 0 then answer.stranger_ms = whole(now - a.stranger_ms) end
+  return answer
 end
 
 local function backoff(key)
   local h = fields(key)
-  return {
+  local answer = {
     left_ms = whole(math.max(0, math.min(number(h.until_ms) - now, number(h.length_ms)))),
     since_ms = whole(math.max(0, now - number(h.since_ms))),
     reason = h.reason or '', worker = h.worker or '',
     strikes = number(h.strikes), epoch = number(h.epoch),
   }
+  if h.hold_until_ms then
+    answer.hold = {
+      left_ms = whole(math.max(0, math.min(number(h.hold_until_ms) - now, number(h.hold_ms)))),
+      since_ms = whole(math.max(0, now - number(h.hold_since_ms))),
+      reason = h.hold_reason or '', by = h.hold_by or '',
+    }
+  end
+  return answer
 end
 
 local function leases(key)
@@ -91,7 +229,7 @@ local function leases(key)
     local worker, since = string.match(flat[i], '^(.*):([%d.]+):%d+$')
     list[#list + 1] = {
       lease = flat[i], worker = worker or flat[i],
-      held_ms = whole(math.max(0, now - number(since))), left_ms = whole(number(flat[i + 1]) - now),
+      held_ms = whole(math.max(0, now - number(since))), left_ms = whole(math.max(0, number(flat[i + 1]) - now)),
     }
   end
   return {in_use = redis.call('ZCOUNT', key, '(' .. string.format('%.3f', now), '+inf'), leases = #list > 0 and list or nil}
@@ -99,12 +237,15 @@ end
 
 local function places(key)
   local list = {}
+  local due_key = string.gsub(key, '}:queue', '}:due', 1)
   local flat = redis.call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
   for i = 1, #flat, 2 do
     local worker, endpoint = string.match(flat[i], '^(%S+) (.*)$')
+    local due = declared[due_key] and redis.call('ZSCORE', due_key, flat[i])
     list[#list + 1] = {
       worker = worker or flat[i], endpoint = endpoint or '',
-      waited_ms = whole(math.max(0, now - tonumber(flat[i + 1]))),
+      waited_ms = whole(math.max(0, now - number(flat[i + 1]))),
+      due_ms = due and whole(math.max(0, number(due) - now)) or nil,
     }
   end
   return {waiting = redis.call('ZCARD', key), places = #list > 0 and list or nil}
@@ -128,4 +269,4 @@ for _, key in ipairs(KEYS) do
   local kind = describe[string.match(what, '^[^:]*')]
   if kind and redis.call('EXISTS', key) == 1 then answer[what] = kind(key) end
 end
-return cjson.encode(answer)
+return next(answer) and cjson.encode(answer) or '{}' -- not every cjson makes an object of nothing

@@ -44,6 +44,7 @@ local function mark_alive()
     keep_key(KEYS[2], alive + 1000)
   else
     redis.call('ZREM', KEYS[2], worker)
+    redis.call('HDEL', KEYS[1], 'drain:' .. worker, 'drain_by:' .. worker, 'drain_reason:' .. worker)
   end
   local dead = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ms(now), 'LIMIT', 0, 100)
   if #dead > 0 then redis.call('ZREM', KEYS[2], unpack(dead)) end

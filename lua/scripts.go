@@ -20,6 +20,8 @@ var (
 	settle string
 	//go:embed renew.lua
 	renew string
+	//go:embed control.lua
+	control string
 	//go:embed inspect.lua
 	inspect string
 )
@@ -29,5 +31,6 @@ var (
 	Admit   = redis.NewScript(account + admit)
 	Settle  = redis.NewScript(account + settle)
 	Renew   = redis.NewScript(renew)
+	Control = redis.NewScript(account + control)
 	Inspect = redis.NewScript(inspect)
 )

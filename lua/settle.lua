@@ -150,7 +150,7 @@ local function spent(count, age)
 end
 
 local function away_left()
-  local left = pause_left(KEYS[3], now)
+  local _, left = pause_left(KEYS[3], now)
   return left > 0 and redis.call('HGET', KEYS[3], 'reason') == AWAY and left or 0
 end
 
@@ -196,7 +196,7 @@ end
 -- an older epoch was already in flight when the pause began: it can prolong the
 -- pause, but it is no new strike.
 local function pause(key, strikes_field, epoch, asked, reason, random)
-  local left = pause_left(key, now)
+  local _, left = pause_left(key, now)
   local strikes = number(redis.call('HGET', KEYS[1], strikes_field))
   if strikes_field == 'strikes' then strikes = a.strikes end
   local fresh = epoch >= a.epoch or left == 0
@@ -226,6 +226,7 @@ end
 
 local function said(e, seq, admitted, base, epoch, status, limit, remaining, reset, retry_after, random)
   observe(seq, admitted, base, limit, remaining)
+  if status == 429 then a.rejected = a.rejected + 1 end
   local endpoint_strikes = e > 0 and 'strikes:' .. ARGV[8 + 2 * (e - 1)]
   if status == 429 and endpoint_strikes and remaining > 0 then
     -- Budget is left, so it is the endpoint's cap that was hit.
