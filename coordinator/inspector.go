@@ -217,12 +217,12 @@ func scan(ctx context.Context, rdb redis.UniversalClient, match string, found fu
 
 // endpointsIn lists the endpoints with slots that the account's hash names.
 func endpointsIn(ctx context.Context, rdb redis.UniversalClient, k keys) ([]string, error) {
-	fields, err := rdb.HKeys(ctx, k.account()).Result()
+	fields, err := rdb.HGetAll(ctx, k.account()).Result() // a worker's user may not HKEYS
 	if err != nil {
 		return nil, fmt.Errorf("fleetlimit: reading %s: %w", k.account(), err)
 	}
 	var endpoints []string
-	for _, field := range fields {
+	for field := range fields {
 		if e, ok := strings.CutPrefix(field, "slots:"); ok && validPattern(e) && len(endpoints) < maxEndpoints {
 			endpoints = append(endpoints, e)
 		}
