@@ -59,7 +59,7 @@ func (c *Coordinator) lose(err error) {
 			o.lane.had++
 		}
 	}
-	c.log.Warn("Redis does not answer", "err", err, "behaviour", c.whenAway.String(), "workers", c.share.workers)
+	c.announceAway(err)
 	if c.whenAway == FailFast {
 		for _, l := range c.lanes {
 			for l.waiters.Len() > 0 {
@@ -136,7 +136,7 @@ func (c *Coordinator) resume(left time.Duration) bool {
 	if err != nil {
 		return false
 	}
-	c.log.Info("Redis answers again", "away", time.Since(c.share.since).Round(time.Millisecond), "spent", c.share.spent)
+	c.announceBack()
 	c.away = nil
 	c.signal()
 	return true
@@ -224,7 +224,7 @@ func (c *Coordinator) permitAlone(l *lane, now time.Time) *Permit {
 	c.share.take(now)
 	instant := c.share.instant + float64(now.Sub(c.share.heard))/float64(time.Millisecond)
 	p := &Permit{
-		c: c, lane: l, alone: true, epoch: c.epoch, asked: now, counted: now, renewed: now,
+		c: c, lane: l, alone: true, gate: GateAway, epoch: c.epoch, asked: now, counted: now, renewed: now,
 		admitted: formatInstant(instant), since: formatInstant(instant), lost: make(chan struct{}),
 	}
 	if l.slots > 0 {

@@ -52,8 +52,12 @@ type Options struct {
 	// WhenAway says what callers get while Redis does not answer. Default: OwnShare.
 	WhenAway WhenAway
 
-	// Logger receives rare, structured messages. Default: [slog.Default].
+	// Logger receives rare, structured messages, each at most once in ten seconds.
+	// It is never called with a lock held. Default: [slog.Default].
 	Logger *slog.Logger
+
+	// Events are called when something happens. Default: none.
+	Events Events
 }
 
 // Coordinator shares one account's budget with all other coordinators that use
@@ -69,6 +73,8 @@ type Coordinator struct {
 	timeout time.Duration
 
 	whenAway WhenAway
+	events   Events
+	listener announcer
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
@@ -80,7 +86,8 @@ type Coordinator struct {
 	arrivals uint64
 	outbox   []op
 	held     map[string]*Permit // by lease, those that the heartbeat renews
-	epoch    int64              // how often the API had pushed back when Redis was last heard
+	seen     seen
+	epoch    int64 // how often the API had pushed back when Redis was last heard
 	share    share
 	away     error     // why Redis cannot be asked; nil: it can
 	muted    bool      // Redis is back, and about to take over from the own share
@@ -127,10 +134,11 @@ func New(rdb redis.UniversalClient, policy Policy, opts Options) (*Coordinator, 
 		account: account,
 		worker:  worker,
 		keys:    keysOf(account),
-		log:     opts.Logger.With("account", account, "worker", worker),
+		log:     calm(opts.Logger).With("account", account, "worker", worker),
 		timeout: opts.RedisTimeout,
 
 		whenAway: opts.WhenAway,
+		events:   opts.Events,
 
 		news:    make(chan struct{}, 1),
 		lanes:   make(map[string]*lane),
@@ -199,6 +207,13 @@ type Request struct {
 // The caller must call [Permit.Release] or [Permit.Return], or another method
 // that ends the permit.
 func (c *Coordinator) Acquire(ctx context.Context, r Request) (*Permit, error) {
+	asked := time.Now()
+	p, err := c.acquire(ctx, r)
+	c.answered(r, p, err, asked)
+	return p, err
+}
+
+func (c *Coordinator) acquire(ctx context.Context, r Request) (*Permit, error) {
 	w, err := c.join(ctx, r)
 	if err != nil {
 		return nil, err
@@ -226,13 +241,20 @@ func (c *Coordinator) cancelled(ctx context.Context, w *waiter) error {
 	if away != nil {
 		return fmt.Errorf("fleetlimit: account %s waits while %w: %w: %w", c.account, ErrRedisAway, away, err)
 	}
-	return fmt.Errorf("fleetlimit: account %s waits for a permit (gate %s): %w", c.account, gate, err)
+	return &gaveUp{fmt.Errorf("fleetlimit: account %s waits for a permit (gate %s): %w", c.account, gate, err), gate}
 }
 
 // TryAcquire asks Redis once and does not wait for capacity, nor for others who
 // have waited longer: then it returns a [*WaitError] that says which gate said
 // no, and how long to wait.
 func (c *Coordinator) TryAcquire(ctx context.Context, r Request) (*Permit, error) {
+	asked := time.Now()
+	p, err := c.tryAcquire(ctx, r)
+	c.answered(r, p, err, asked)
+	return p, err
+}
+
+func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -266,6 +288,7 @@ func (c *Coordinator) TryAcquire(ctx context.Context, r Request) (*Permit, error
 	reply := answer.replies[0]
 	c.learn(reply.budget, asked)
 	c.epoch, c.share.instant = reply.epoch, reply.instant()
+	c.observe(asks, nil, answer)
 	if reply.granted == 0 {
 		return nil, &WaitError{Account: c.account, Endpoint: r.Endpoint, Gate: reply.gate, Wait: reply.wait}
 	}
@@ -342,6 +365,7 @@ func (c *Coordinator) Close() error {
 	}
 	c.stop()
 	c.done.Wait()
+	defer c.listener.wait(ctx)
 	if !c.enlisted {
 		return nil
 	}

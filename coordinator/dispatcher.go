@@ -173,6 +173,7 @@ func (c *Coordinator) exchange(asks []ask, ops []op) bool {
 		c.epoch, c.share.instant = r.epoch, r.instant()
 	}
 	c.told(ops, asked)
+	c.observe(asks, ops, a)
 	for i, r := range a.replies {
 		if a.early {
 			c.undo(asks[i], r, asked)
@@ -194,6 +195,7 @@ func (c *Coordinator) learn(b budget, asked time.Time) {
 // lostMemory notes that Redis has forgotten the account: it must be told everything
 // again. c.mu must be held.
 func (c *Coordinator) lostMemory() {
+	c.announceForgotten()
 	c.share.forgotten()
 	for _, p := range c.held {
 		p.unknown = true
@@ -212,8 +214,10 @@ func (c *Coordinator) undo(a ask, r admission, asked time.Time) {
 // must be held.
 func (c *Coordinator) serve(a ask, r admission, asked time.Time) {
 	l := a.lane
+	gate := l.waitsFor()
 	for i := range r.granted {
 		p := c.newPermit(l, r, r.last-int64(r.granted)+1+int64(i), asked)
+		p.gate = gate
 		if l.waiters.Len() == 0 || c.closed {
 			c.append(p.opReturn())
 			continue

@@ -67,6 +67,7 @@ func (c *Coordinator) ask(now time.Time, every time.Duration) {
 	defer c.mu.Unlock()
 	if c.away == nil {
 		c.learn(a.settled.budget, now)
+		c.observe(nil, nil, a)
 	}
 }
 
@@ -76,6 +77,7 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 	reply, err := inTime(c.ctx, c.timeout, func(ctx context.Context) ([]string, error) {
 		return lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
 	}, nil)
+	c.exchanged(now, nil, len(leases), answer{}, err)
 	if err != nil {
 		return 0, err
 	}
@@ -145,9 +147,7 @@ func (c *Coordinator) expire(now time.Time) {
 }
 
 func (c *Coordinator) tellLost(gone []*Permit) {
-	if len(gone) > 0 {
-		c.log.Warn("leases lost", "leases", len(gone), "endpoint", gone[0].lane.name)
-	}
+	c.announceLost(gone)
 	for _, p := range gone {
 		p.lose(ErrLeaseLost)
 	}

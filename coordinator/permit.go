@@ -36,6 +36,7 @@ type Permit struct {
 	counted  time.Time // when the own share counted it
 	alone    bool      // taken from the own share while Redis was away
 	waited   time.Duration
+	gate     Gate // what it waited for last
 
 	lost chan struct{}
 
@@ -62,6 +63,9 @@ func (c *Coordinator) newPermit(l *lane, r admission, seq int64, asked time.Time
 
 // Waited is the time between the call of Acquire and the grant.
 func (p *Permit) Waited() time.Duration { return p.waited }
+
+// Gate is what the permit waited for last; empty if nothing kept it back.
+func (p *Permit) Gate() Gate { return p.gate }
 
 // Release gives the slot back; the budget stays spent.
 func (p *Permit) Release() { p.end(op{kind: opRelease}) }
@@ -117,8 +121,13 @@ func (p *Permit) Report(f Feedback) {
 	first := !p.reported
 	p.reported = true
 	p.mu.Unlock()
-	if first {
-		p.c.heard(op{kind: opSaid, lane: p.lane, permit: p, said: f.clamp(), at: time.Now()})
+	if !first {
+		return
+	}
+	f = f.clamp()
+	p.c.heard(op{kind: opSaid, lane: p.lane, permit: p, said: f, at: time.Now()})
+	if hook := p.c.events.Reported; hook != nil {
+		hook(Report{p.c.account, p.lane.endpoint(), f})
 	}
 }
 

@@ -83,6 +83,22 @@ func (q *waiters) Pop() any {
 	return w
 }
 
+// endpoint is the lane's name in public: empty for requests that need budget alone.
+func (l *lane) endpoint() string {
+	if l.slots == 0 {
+		return ""
+	}
+	return l.name
+}
+
+// waitsFor is what those who wait here are kept back by.
+func (l *lane) waitsFor() Gate {
+	if !l.placed {
+		return ""
+	}
+	return l.gate
+}
+
 func (l *lane) pop() *waiter { return heap.Pop(&l.waiters).(*waiter) }
 
 // laneOf finds the lane of a request. c.mu must be held.

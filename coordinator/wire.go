@@ -41,6 +41,8 @@ type admission struct {
 	gate  Gate
 	wait  time.Duration
 	since string
+
+	paused time.Duration // how long the account, not the endpoint alone, is paused
 }
 
 // instant is the moment of the admission in milliseconds of Redis's clock.
@@ -56,11 +58,13 @@ type budget struct {
 	credit  float64 // content of the pace bucket
 	born    int64   // the account's birth
 	workers int64   // alive
+	foreign int64   // strangers' requests in the window
 }
 
 // A settlement is the reply of settle.lua, as far as it is used.
 type settlement struct {
 	budget
+	paused     time.Duration // how long the account is paused
 	resumption time.Duration // how long all workers have yet to tell what they spent
 }
 
@@ -299,7 +303,7 @@ func (c *Coordinator) send(ctx context.Context, asks []ask, ops []op) (a answer,
 // Permits that come later go back.
 func (c *Coordinator) sendInTime(ctx context.Context, asks []ask, ops []op) (answer, error) {
 	asked := time.Now()
-	return inTime(ctx, c.timeout, func(ctx context.Context) (answer, error) {
+	a, err := inTime(ctx, c.timeout, func(ctx context.Context) (answer, error) {
 		return c.send(ctx, asks, ops)
 	}, func(late answer) {
 		c.mu.Lock()
@@ -309,6 +313,8 @@ func (c *Coordinator) sendInTime(ctx context.Context, asks []ask, ops []op) (ans
 		}
 		c.signal()
 	})
+	c.exchanged(asked, asks, len(ops), a, err)
+	return a, err
 }
 
 // inTime makes a call that may hang and waits for it no longer than the time-out. If
@@ -342,22 +348,22 @@ func inTime[T any](ctx context.Context, timeout time.Duration, call func(context
 }
 
 func parseSettlement(v []string) (settlement, error) {
-	if len(v) != 9 {
-		return settlement{}, fmt.Errorf("fleetlimit: settle.lua answered %d values instead of 9", len(v))
+	if len(v) != 10 {
+		return settlement{}, fmt.Errorf("fleetlimit: settle.lua answered %d values instead of 10", len(v))
 	}
-	b, err := parseBudget(v, 5, 6, 7, 4, 8)
+	b, err := parseBudget(v, 5, 6, 7, 4, 8, 9)
 	if err != nil {
 		return settlement{}, fmt.Errorf("fleetlimit: settle.lua answered %w", err)
 	}
-	return settlement{budget: b, resumption: millis(v[3])}, nil
+	return settlement{budget: b, paused: millis(v[2]), resumption: millis(v[3])}, nil
 }
 
 // parseBudget reads the values of a reply at these places.
-func parseBudget(v []string, own, limit, credit, born, workers int) (b budget, err error) {
+func parseBudget(v []string, own, limit, credit, born, workers, foreign int) (b budget, err error) {
 	for _, n := range []struct {
 		i  int
 		to *int64
-	}{{own, &b.own}, {limit, &b.limit}, {born, &b.born}, {workers, &b.workers}} {
+	}{{own, &b.own}, {limit, &b.limit}, {born, &b.born}, {workers, &b.workers}, {foreign, &b.foreign}} {
 		if *n.to, err = strconv.ParseInt(v[n.i], 10, 64); err != nil || *n.to < 0 {
 			return budget{}, fmt.Errorf("%q as value %d", v[n.i], n.i+1)
 		}
@@ -369,12 +375,12 @@ func parseBudget(v []string, own, limit, credit, born, workers int) (b budget, e
 }
 
 func parseAdmission(v []string, n int) (admission, error) {
-	if len(v) != 12 {
-		return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %d values instead of 12", len(v))
+	if len(v) != 14 {
+		return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %d values instead of 14", len(v))
 	}
-	a := admission{at: v[2], gate: Gate(v[5]), wait: millis(v[6]), since: v[7]}
+	a := admission{at: v[2], gate: Gate(v[5]), wait: millis(v[6]), since: v[7], paused: millis(v[13])}
 	var err error
-	if a.budget, err = parseBudget(v, 3, 8, 9, 10, 11); err != nil {
+	if a.budget, err = parseBudget(v, 3, 8, 9, 10, 11, 12); err != nil {
 		return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %w", err)
 	}
 	for _, n := range []struct {

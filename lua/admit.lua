@@ -40,6 +40,8 @@ Reply: array of strings
      10 content of the pace bucket, permits
      11 the account's birth
      12 workers alive
+     13 strangers' requests in the window, as last seen
+     14 how long the account, not the endpoint alone, is paused, ms
 --]]
 
 local worker, endpoint, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -248,5 +250,5 @@ save_account(a, policy, KEYS)
 return {
   int(granted), int(a.seq), ms(now), int(a.own), int(a.epoch), gate, ms(wait), ms(place_score + head_start),
   int(budget(a, policy, now)),
-  ms(credit(a, policy, now)), int(a.born_ms), int(a.workers),
+  ms(credit(a, policy, now)), int(a.born_ms), int(a.workers), int(a.foreign), ms(account_paused),
 }

@@ -97,8 +97,8 @@ func (s *server) admit(f fails, p limits, a ask) admission {
 	f.Helper()
 	keys, args := s.admitCall(p, a)
 	v := s.run(f, s.admitScript, keys, args)
-	if len(v) != 12 {
-		f.Fatalf("admit.lua answered %q, want 12 values", v)
+	if len(v) != 14 {
+		f.Fatalf("admit.lua answered %q, want 14 values", v)
 	}
 	r := admission{
 		granted: int(parse(f, v[0])), last: int64(parse(f, v[1])), at: parse(f, v[2]), atText: v[2],
@@ -150,8 +150,8 @@ func (s *server) settle(f fails, p limits, worker string, ops ...any) settlement
 	f.Helper()
 	keys, args := s.settleCall(p, worker, ops)
 	v := s.run(f, s.settleScript, keys, args)
-	if len(v) != 9 {
-		f.Fatalf("settle.lua answered %q, want 9 values", v)
+	if len(v) != 10 {
+		f.Fatalf("settle.lua answered %q, want 10 values", v)
 	}
 	return settlement{int(parse(f, v[0])), int64(parse(f, v[1])), parse(f, v[2]), parse(f, v[3]), int64(parse(f, v[4]))}
 }

@@ -52,6 +52,7 @@ Reply: array of strings
       7 what the fleet may spend in a window, as admit.lua says it
       8 content of the pace bucket, permits
       9 workers alive
+     10 strangers' requests in the window, as last seen
 --]]
 
 local worker = ARGV[1]
@@ -315,5 +316,5 @@ if redis.call('EXISTS', KEYS[4]) == 1 then wake_head(a, policy, KEYS, now, pause
 save_account(a, policy, KEYS)
 return {
   int(released), int(a.epoch), ms(paused), ms(away_left()), int(a.born_ms),
-  int(a.own), int(budget(a, policy, now)), ms(credit(a, policy, now)), int(a.workers),
+  int(a.own), int(budget(a, policy, now)), ms(credit(a, policy, now)), int(a.workers), int(a.foreign),
 }
