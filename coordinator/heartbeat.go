@@ -111,11 +111,11 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 }
 
 func (c *Coordinator) renewArgs(leases []*Permit, alive time.Duration) ([]string, []any) {
-	keys := []string{c.keys.account(), c.keys.workers()}
+	keys := []string{c.keys.account(), c.keys.workers(), c.keys.backoff(), c.keys.queue(), c.keys.timeline()}
 	args := append([]any{c.worker, ms(alive)}, c.policyArgs()...)
 	args = append(args, len(c.policy.Endpoints))
 	for _, e := range c.policy.Endpoints {
-		keys = append(keys, c.keys.slotsOf(e.Pattern))
+		keys = append(keys, c.keys.slotsOf(e.Pattern), c.keys.queueOf(e.Pattern))
 		args = append(args, e.Pattern, e.Slots, ms(c.policy.leaseTTL(e)))
 	}
 	for _, p := range leases {

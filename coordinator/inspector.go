@@ -143,6 +143,54 @@ func (i *Inspector) Jobs(ctx context.Context, account string) ([]Job, error) {
 	return jobs, nil
 }
 
+// A Sample is how an account stood at one moment of the last ten minutes. Granted and
+// Rejected only grow, unless Redis has lost its memory: the difference between two
+// samples is what happened in between.
+type Sample struct {
+	Ago      time.Duration
+	Granted  int64 // number of the last permit
+	Rejected int64 // 429s
+	Foreign  int   // requests of strangers in the window
+	Waiting  int   // places in the queues: a process that waits at two endpoints has two
+	Paused   bool
+}
+
+// Timeline lists how an account did in the last ten minutes, the oldest first: the
+// workers' heartbeats take a sample every five seconds or, if none beats that often,
+// at every beat.
+func (i *Inspector) Timeline(ctx context.Context, account string) ([]Sample, error) {
+	k, err := keysOfAccount(account)
+	if err != nil {
+		return nil, err
+	}
+	text, err := lua.Inspect.Run(ctx, i.rdb, []string{k.timeline()}, maxListed).Text()
+	if err != nil {
+		return nil, fmt.Errorf("fleetlimit: reading the timeline of account %s: %w", account, err)
+	}
+	var read struct {
+		Timeline struct {
+			Samples []struct {
+				AgoMS    float64 `json:"ago_ms"`
+				Granted  float64 `json:"granted"`
+				Rejected float64 `json:"rejected"`
+				Foreign  float64 `json:"foreign"`
+				Waiting  float64 `json:"waiting"`
+				Paused   bool    `json:"paused"`
+			} `json:"samples"`
+		} `json:"timeline"`
+	}
+	if err := json.Unmarshal([]byte(text), &read); err != nil {
+		return nil, fmt.Errorf("fleetlimit: reading the timeline of account %s: %w", account, err)
+	}
+	var samples []Sample
+	for _, x := range read.Timeline.Samples {
+		samples = append(samples, Sample{
+			span(x.AgoMS), int64(whole(x.Granted)), int64(whole(x.Rejected)), count(x.Foreign), count(x.Waiting), x.Paused,
+		})
+	}
+	return samples, nil
+}
+
 // holderOf is the worker in the name of a lease, "<worker>:<since>:<number>".
 func holderOf(lease string) string {
 	parts := strings.Split(lease, ":")

@@ -272,3 +272,32 @@ func TestOperatorRefusesWhatCannotBe(t *testing.T) {
 		}
 	})
 }
+
+func TestHeartbeatsWriteTheTimelineDown(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		a, b := r.worker("a", steerable), r.worker("b", steerable)
+		defer a.Close()
+		defer b.Close()
+		mustAcquire(t, a, "")
+		mustAcquire(t, b, "")
+		time.Sleep(6 * time.Minute)
+		told := mustAcquire(t, a, "")
+		f := NoFeedback
+		f.Status, f.RetryAfter = 429, time.Minute
+		told.Report(f)
+		time.Sleep(30 * time.Second)
+		acquireSoon(b, "")
+		time.Sleep(10 * time.Minute)
+		samples, err := r.operator().Timeline(context.Background(), "acme")
+		if err != nil || len(samples) < 50 || len(samples) > 120 {
+			t.Fatalf("%d samples, %v", len(samples), err)
+		}
+		first, last := samples[0], samples[len(samples)-1]
+		if first.Ago < 9*time.Minute || last.Ago > 11*time.Second {
+			t.Errorf("the timeline goes from %v to %v ago", first.Ago, last.Ago)
+		}
+		if last.Granted-first.Granted != 2 || last.Rejected != 1 || last.Paused || !slices.ContainsFunc(samples, func(s Sample) bool { return s.Paused && s.Waiting == 1 }) {
+			t.Errorf("from %+v to %+v", first, last)
+		}
+	})
+}

@@ -163,11 +163,11 @@ type held struct {
 }
 
 func (s *server) renewCall(p limits, worker string, alive float64, leases []held) ([]string, []any) {
-	keys := []string{s.prefix + "account", s.prefix + "workers"}
+	keys := []string{s.prefix + "account", s.prefix + "workers", s.prefix + "backoff", s.prefix + "queue", s.prefix + "timeline"}
 	args := append([]any{worker, alive}, p.args()...)
 	args = append(args, len(p.endpoints))
 	for _, e := range p.endpoints {
-		keys = append(keys, s.prefix+"slots:"+e.name)
+		keys = append(keys, s.prefix+"slots:"+e.name, s.prefix+"queue:"+e.name)
 		args = append(args, e.name, e.slots, e.lease)
 	}
 	for _, l := range leases {

@@ -9,6 +9,7 @@ KEYS  any of the account's keys, in any order; each is described in its way
         fleetlimit:{<account>}:queue[:<endpoint>] who waits, in order
         fleetlimit:{<account>}:due[:<endpoint>]   tells when they were told to come
         fleetlimit:{<account>}:workers            who is alive
+        fleetlimit:{<account>}:timeline           how it did in the last ten minutes
 ARGV  1 how many leases, places or workers to list of each at most; default 100
 
 From a shell, with jq to make it pretty:
@@ -261,7 +262,20 @@ local function workers(key)
   return {alive = redis.call('ZCOUNT', key, '(' .. string.format('%.3f', now), '+inf'), workers = #list > 0 and list or nil}
 end
 
-local describe = {account = account, backoff = backoff, slots = leases, queue = places, workers = workers}
+-- timeline is what the heartbeats wrote down, the oldest first.
+local function timeline(key)
+  local list = {}
+  for _, entry in ipairs(redis.call('LRANGE', key, -most, -1)) do
+    local at, seq, rejected, foreign, waiting, paused = string.match(entry, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+    list[#list + 1] = {
+      ago_ms = whole(math.max(0, now - number(at))), granted = number(seq), rejected = number(rejected),
+      foreign = number(foreign), waiting = number(waiting), paused = number(paused) > 0,
+    }
+  end
+  return {samples = #list > 0 and list or nil}
+end
+
+local describe = {timeline = timeline, account = account, backoff = backoff, slots = leases, queue = places, workers = workers}
 
 local answer = {}
 for _, key in ipairs(KEYS) do

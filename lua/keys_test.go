@@ -158,7 +158,13 @@ type inspection struct {
 		Reason, Worker string
 		Strikes        int
 	} `json:"backoff:POST /chat"`
-	Workers struct{ Alive int }
+	Workers  struct{ Alive int }
+	Timeline struct {
+		Samples []struct {
+			Waiting int
+			Paused  bool
+		}
+	}
 }
 
 func TestInspectRunsFromRedisCLI(t *testing.T) {
@@ -172,7 +178,7 @@ func TestInspectRunsFromRedisCLI(t *testing.T) {
 	args := []string{"-u", server.URL, "--raw", "--eval", "inspect.lua"}
 	for _, what := range []string{
 		"account", "backoff", "backoff:POST /chat", "slots:POST /chat", "slots:POST /video",
-		"queue", "queue:POST /video", "workers",
+		"queue", "queue:POST /video", "workers", "timeline",
 	} {
 		args = append(args, s.prefix+what)
 	}
@@ -191,7 +197,8 @@ func TestInspectRunsFromRedisCLI(t *testing.T) {
 		"queue": {"waiting": 1, "places": [{"worker": "b", "endpoint": "*"}]},
 		"queue:POST /video": {"waiting": 1},
 		"backoff:POST /chat": {"reason": "status 429, cap", "worker": "a", "strikes": 1},
-		"workers": {"alive": 1}
+		"workers": {"alive": 1},
+		"timeline": {"samples": [{"waiting": 2, "paused": false}]}
 	}`), &want); err != nil {
 		t.Fatal(err)
 	}

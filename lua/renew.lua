@@ -5,8 +5,14 @@ alive and writes down its policy for those who look.
 KEYS  1 fleetlimit:{<account>}:account
       2 fleetlimit:{<account>}:workers     zset, workers by the instant at which
                                            they count as dead
-  then one for each endpoint of the policy
+      3 fleetlimit:{<account>}:backoff
+      4 fleetlimit:{<account>}:queue
+      5 fleetlimit:{<account>}:timeline    list, how the account did lately, the
+                                           oldest first: "<ms> <seq> <rejected>
+                                           <foreign> <waiting> <paused>"
+  then two for each endpoint of the policy
         fleetlimit:{<account>}:slots:<endpoint>
+        fleetlimit:{<account>}:queue:<endpoint>
 
 ARGV  1 worker
       2 time for which it counts as alive, ms; 0: it leaves
@@ -25,6 +31,7 @@ Reply: array of strings
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + tonumber(t[2]) / 1000
 local IDLE_TTL = 600000
+local SAMPLE_EVERY, SAMPLES = 5000, 120 -- the timeline: ten minutes
 
 local worker, alive = ARGV[1], tonumber(ARGV[2])
 local endpoints = tonumber(ARGV[8])
@@ -64,7 +71,7 @@ end
 -- An expired lease is lost even if nobody has taken the slot yet: its holder
 -- must not learn later than others that it may be taken.
 local function renew(e, lease)
-  local key, ttl = KEYS[2 + e], tonumber(ARGV[8 + 3 * e])
+  local key, ttl = KEYS[4 + 2 * e], tonumber(ARGV[8 + 3 * e])
   local expiry = redis.call('ZSCORE', key, lease)
   if not expiry then return false end
   if tonumber(expiry) <= now then
@@ -76,9 +83,44 @@ local function renew(e, lease)
   return true
 end
 
+local function number(s)
+  local x = tonumber(s)
+  if not x or x ~= x or x < 0 or x > 1e15 then return 0 end
+  return x
+end
+
+-- waiting counts the places of those who wait: all for a slot, and those in the queue
+-- for budget that need no slot.
+local function waiting()
+  local n = 0
+  for e = 1, endpoints do n = n + redis.call('ZCARD', KEYS[5 + 2 * e]) end
+  for _, place in ipairs(redis.call('ZRANGE', KEYS[4], 0, 999)) do
+    if string.sub(place, -2) == ' *' then n = n + 1 end
+  end
+  return n
+end
+
+-- sample adds to the timeline, for those who look later. Whose heartbeat comes first
+-- after an interval does it for all.
+local function sample()
+  local last = redis.call('LINDEX', KEYS[5], -1)
+  local ago = last and now - number(string.match(last, '^%S+')) or SAMPLE_EVERY
+  if ago >= 0 and ago < SAMPLE_EVERY then return end
+  local h = redis.call('HMGET', KEYS[1], 'seq', 'rejected', 'foreign', 'foreign_ms')
+  local foreign = number(h[3])
+  if now - number(h[4]) > tonumber(ARGV[4]) + tonumber(ARGV[5]) then foreign = 0 end
+  local length = redis.call('RPUSH', KEYS[5], string.format('%.0f %.0f %.0f %.0f %d %d',
+    now, number(h[1]), number(h[2]), foreign, waiting(), redis.call('EXISTS', KEYS[3])))
+  if length > SAMPLES then redis.call('LPOP', KEYS[5]) end
+  redis.call('PEXPIRE', KEYS[5], IDLE_TTL)
+end
+
 local workers = mark_alive()
 local reply = {tostring(workers), redis.call('HGET', KEYS[1], 'born_ms') or '0'}
-if alive > 0 then write_policy() end
+if alive > 0 then
+  write_policy()
+  sample()
+end
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'workers', workers) end
 for i = 9 + 3 * endpoints, #ARGV - 1, 2 do
   if not renew(tonumber(ARGV[i]), ARGV[i + 1]) then reply[#reply + 1] = ARGV[i + 1] end
