@@ -23,6 +23,8 @@ type answer struct {
 	raw  io.ReadCloser
 	hold *hold
 
+	usage *usageScanner // nil: nobody wants to know
+
 	reading atomic.Int32 // calls of Read under way
 	ended   atomic.Bool  // Read has returned an error or Close was called
 }
@@ -36,6 +38,7 @@ func (a *answer) Read(p []byte) (int, error) {
 	defer a.reading.Add(-1)
 
 	n, err := a.src.Read(p)
+	a.usage.scan(p[:n])
 	switch {
 	case err == nil:
 		return n, nil

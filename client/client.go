@@ -54,10 +54,17 @@ type Options struct {
 	// goroutines of the requests, so possibly several times at once, and must
 	// return soon.
 	OnAttempt func(Attempt)
+
+	// OnAnswer, if set, is called once for every response when its body has been
+	// read to the end or closed, that of a response that is retried included. It is
+	// called like OnAttempt.
+	OnAnswer func(Answer)
 }
 
 // Attempt is one request that was sent, or one try to send it.
 type Attempt struct {
+	// Account is the account's name; empty if the limiter does not tell it.
+	Account string
 	// Endpoint is the pattern whose slot the request held; empty: none.
 	Endpoint string
 	// Number counts the attempts of one request from 1.
@@ -68,10 +75,26 @@ type Attempt struct {
 	Err error
 	// Waited is the time between asking for the permit and getting it.
 	Waited time.Duration
+	// Gate is what the permit waited for last; empty: nothing.
+	Gate coordinator.Gate
 	// Feedback is what the response said about the budget.
 	Feedback coordinator.Feedback
 	// Retried tells that another attempt will follow.
 	Retried bool
+}
+
+// Answer is a response at its end.
+type Answer struct {
+	// Account is the account's name; empty if the limiter does not tell it.
+	Account string
+	// Endpoint is the pattern whose slot the request held; empty: none.
+	Endpoint string
+	// Status is the HTTP status code.
+	Status int
+	// CreditsUsed is what the response said in usage.credits_used, as far as its
+	// body was read; 0 if it said nothing. Bodies are watched while they are read,
+	// not kept; one that was asked for in a compressed form is not looked into.
+	CreditsUsed float64
 }
 
 // Transport is an [http.RoundTripper] whose requests share the limits of a
@@ -86,7 +109,9 @@ type Transport struct {
 	dialects  []Dialect
 	window    time.Duration
 	retry     retryPolicy
+	account   string
 	onAttempt func(Attempt)
+	onAnswer  func(Answer)
 }
 
 // New returns a transport whose requests are admitted by limiter. The error is
@@ -118,7 +143,9 @@ func newTransport(a admission, profile Profile, opts Options) (*Transport, error
 		dialects:  profile.Dialects,
 		window:    policy.Window,
 		retry:     retry,
+		account:   accountOf(a),
 		onAttempt: opts.OnAttempt,
+		onAnswer:  opts.OnAnswer,
 	}
 	if t.base == nil {
 		t.base = defaultBase()
@@ -127,6 +154,16 @@ func newTransport(a admission, profile Profile, opts Options) (*Transport, error
 		t.onAttempt = func(Attempt) {}
 	}
 	return t, nil
+}
+
+// accountOf asks a limiter for the account's name, if it can tell it.
+func accountOf(a admission) string {
+	if f, ok := a.(fleet); ok {
+		if named, ok := f.Limiter.(interface{ Account() string }); ok {
+			return named.Account()
+		}
+	}
+	return ""
 }
 
 // defaultBase allows for a program that has replaced http.DefaultTransport by

@@ -103,12 +103,14 @@ func (p *fakePermit) Context(parent context.Context) (context.Context, context.C
 }
 
 func (p *fakePermit) Waited() time.Duration { return 0 }
-func (p *fakePermit) Lost() <-chan struct{} { return p.lost }
-func (p *fakePermit) Sent()                 { p.fleet.note(p.n, "sent") }
-func (p *fakePermit) Release()              { p.fleet.note(p.n, "release") }
-func (p *fakePermit) Return()               { p.fleet.note(p.n, "return") }
-func (p *fakePermit) Keep()                 { p.fleet.note(p.n, "keep") }
-func (p *fakePermit) BindJob(job string)    { p.fleet.note(p.n, "bind "+job) }
+
+func (p *fakePermit) Gate() coordinator.Gate { return "" }
+func (p *fakePermit) Lost() <-chan struct{}  { return p.lost }
+func (p *fakePermit) Sent()                  { p.fleet.note(p.n, "sent") }
+func (p *fakePermit) Release()               { p.fleet.note(p.n, "release") }
+func (p *fakePermit) Return()                { p.fleet.note(p.n, "return") }
+func (p *fakePermit) Keep()                  { p.fleet.note(p.n, "keep") }
+func (p *fakePermit) BindJob(job string)     { p.fleet.note(p.n, "bind "+job) }
 
 func (p *fakePermit) ReleaseAfter(d time.Duration) {
 	p.fleet.note(p.n, fmt.Sprintf("release after %v", d))

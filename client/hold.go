@@ -28,6 +28,9 @@ type hold struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	ended func() // called once, when nothing is read any more; nil: nobody cares
+	last  sync.Once
+
 	settled atomic.Bool
 	once    sync.Once
 	unwatch func() bool
@@ -51,14 +54,21 @@ func (h *hold) settle(how func()) {
 func (h *hold) finish(how func()) {
 	h.unwatch()
 	h.settle(how)
+	h.end()
+}
+
+func (h *hold) end() {
 	h.cancel()
+	if h.ended != nil {
+		h.last.Do(h.ended)
+	}
 }
 
 // watch covers a body that nobody closes: the slot ends with the context.
 func (h *hold) watch() {
 	h.unwatch = context.AfterFunc(h.ctx, func() {
 		h.settle(h.releaseLater)
-		h.cancel()
+		h.end()
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 type permit interface {
 	Context(parent context.Context) (context.Context, context.CancelFunc)
 	Waited() time.Duration
+	Gate() coordinator.Gate
 	Sent()
 	Report(coordinator.Feedback)
 	Lost() <-chan struct{}

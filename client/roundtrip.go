@@ -36,7 +36,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 		h := newHold(p, route, req.Context())
 		resp, err := h.send(t.base, req, body)
-		attempt := Attempt{Endpoint: route.endpoint, Number: number, Err: err, Waited: p.Waited(), Feedback: coordinator.NoFeedback}
+		attempt := Attempt{
+			Account: t.account, Endpoint: route.endpoint, Number: number, Err: err,
+			Waited: p.Waited(), Gate: p.Gate(), Feedback: coordinator.NoFeedback,
+		}
 		if err != nil {
 			t.onAttempt(attempt)
 			return nil, err
@@ -44,6 +47,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		feedback := ParseFeedback(resp, t.window, t.dialects...)
 		p.Report(feedback)
 		attempt.Status, attempt.Feedback = resp.StatusCode, feedback
+		t.watch(route, resp)
 
 		delay, again := t.retry.delay(number, feedback)
 		if again && endsWithin(req.Context(), delay) {
@@ -64,6 +68,19 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		failed = p
+	}
+}
+
+// watch has the end of a response told, and what it cost.
+func (t *Transport) watch(r route, resp *http.Response) {
+	if t.onAnswer == nil {
+		return
+	}
+	body := resp.Body.(*answer)
+	body.usage = newUsageScanner(resp.Header)
+	status := resp.StatusCode
+	body.hold.ended = func() {
+		t.onAnswer(Answer{Account: t.account, Endpoint: r.endpoint, Status: status, CreditsUsed: body.usage.credits()})
 	}
 }
 
