@@ -14,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,7 @@ type options struct {
 }
 
 func main() {
+	debug.SetGCPercent(400) // what a script leaves behind is small and much
 	opts, err := parse(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "scoreboard:", err)

@@ -78,7 +78,8 @@ type OnOff struct{ On, Off time.Duration }
 
 func (o OnOff) play(ctx context.Context, c crew) {
 	for ctx.Err() == nil {
-		on, cancel := context.WithTimeout(ctx, o.On)
+		on, cancel := context.WithCancel(ctx)
+		time.AfterFunc(o.On, cancel)
 		c.saturate(on, ctx)
 		cancel()
 		sleep(ctx, o.Off)

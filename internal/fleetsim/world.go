@@ -60,8 +60,9 @@ func Run(t testing.TB, s Scenario, strategy Strategy) Result {
 	}
 	w.Redis.ClockTTL(true)
 	w.listener = mockapi.ServePipe(w.arrivals(upstream))
-	ctx, cancel := context.WithTimeout(context.Background(), s.Length)
-	defer cancel()
+	// No deadline: callers would see that they wait in vain, and turn away.
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(s.Length, cancel)
 	w.ctx = ctx
 
 	w.processes = make([]*Process, s.Fleet.Processes)
