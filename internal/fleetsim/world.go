@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
 )
@@ -48,6 +49,7 @@ type World struct {
 // testing/synctest, and returns when nothing of it is left running.
 func Run(t testing.TB, s Scenario, strategy Strategy) Result {
 	t.Helper()
+	mute()
 	s = s.withDefaults()
 	upstream, err := mockapi.New(s.config())
 	if err != nil {
@@ -161,3 +163,10 @@ func snapshot[T any](w *World, list *[]T) []T {
 }
 
 var quiet = slog.New(slog.DiscardHandler)
+
+// muted is go-redis's own log: that a cut connection cannot be dialled is no news.
+type muted struct{}
+
+func (muted) Printf(context.Context, string, ...any) {}
+
+var mute = sync.OnceFunc(func() { redis.SetLogger(muted{}) })
