@@ -113,3 +113,12 @@ func (k keys) budget() []string {
 func (k keys) endpoint(e string) []string {
 	return []string{k.backoffOf(e), k.slotsOf(e), k.queueOf(e), k.dueOf(e)}
 }
+
+// anys makes arguments of strings.
+func anys(texts []string) []any {
+	all := make([]any, 0, len(texts))
+	for _, text := range texts {
+		all = append(all, text)
+	}
+	return all
+}

@@ -72,6 +72,8 @@ type Coordinator struct {
 	log     *slog.Logger
 	timeout time.Duration
 
+	budgetKeys, callerArgs []any // the same in every call of exchange.lua
+
 	whenAway WhenAway
 	events   Events
 	listener announcer
@@ -146,12 +148,16 @@ func New(rdb redis.UniversalClient, policy Policy, opts Options) (*Coordinator, 
 		gone:    make(chan struct{}),
 		flushed: make(chan struct{}),
 	}
+	c.budgetKeys = anys(c.keys.budget())
+	c.callerArgs = append([]any{worker}, c.policyArgs()...)
 	c.share.policy = c.policy
 	c.lanes[anyEndpoint] = &lane{name: anyEndpoint}
 	for i, e := range c.policy.Endpoints {
 		c.lanes[e.Pattern] = &lane{
 			name: e.Pattern, number: i + 1, slots: e.Slots,
 			leaseTTL: c.policy.leaseTTL(e), jobTTL: e.JobTTL,
+			keys: anys(c.keys.endpoint(e.Pattern)),
+			args: []any{e.Pattern, e.Slots, ms(c.policy.leaseTTL(e))},
 		}
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())

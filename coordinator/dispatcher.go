@@ -165,20 +165,13 @@ func (c *Coordinator) exchange(asks []ask, ops []op) bool {
 		c.giveUp(asks, ops, err)
 		return false
 	}
-	if len(ops) > 0 {
-		c.learn(a.settled.budget, asked)
-	}
+	c.learn(a.settled.budget, asked)
 	for _, r := range a.replies {
-		c.learn(r.budget, asked)
 		c.epoch, c.share.instant = r.epoch, r.instant()
 	}
 	c.told(ops, asked)
 	c.observe(asks, ops, a)
 	for i, r := range a.replies {
-		if a.early {
-			c.undo(asks[i], r, asked)
-			r = admission{}
-		}
 		c.serve(asks[i], r, asked)
 	}
 	return true

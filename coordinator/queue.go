@@ -15,6 +15,8 @@ type lane struct {
 	slots    int    // 0 for anyEndpoint
 	leaseTTL time.Duration
 	jobTTL   time.Duration
+	keys     []any // of the endpoint, as exchange.lua gets them
+	args     []any // the endpoint's name, slots and lease TTL
 
 	waiters   waiters
 	placed    bool      // this process has a place in the shared queue

@@ -14,14 +14,14 @@ import (
 )
 
 const (
-	maxOps    = 256   // operations in one call of settle.lua
+	maxOps    = 512   // operations in one call of exchange.lua
 	maxOutbox = 10000 // operations kept while Redis is away
 
 	// headStart is how far one step of priority is ahead in the shared queue.
 	headStart = time.Minute
 )
 
-// An ask is a wish for permits: the arguments of admit.lua.
+// An ask is a wish for permits: the operation admit of exchange.lua.
 type ask struct {
 	lane     *lane
 	n        int
@@ -31,7 +31,7 @@ type ask struct {
 	known    int64 // the account's birth, as far as this worker depends on it
 }
 
-// An admission is the reply of admit.lua.
+// An admission is the answer to it.
 type admission struct {
 	granted int
 	last    int64  // number of the last permit
@@ -51,7 +51,7 @@ func (a admission) instant() float64 {
 	return ms
 }
 
-// An account is what both scripts say of the budget at that moment.
+// A budget is what exchange.lua says of the account.
 type budget struct {
 	own     int64   // requests of the fleet in the window
 	limit   int64   // what the fleet may spend in a window
@@ -61,7 +61,7 @@ type budget struct {
 	foreign int64   // strangers' requests in the window
 }
 
-// A settlement is the reply of settle.lua, as far as it is used.
+// A settlement is what exchange.lua says in any case, as far as it is used.
 type settlement struct {
 	budget
 	paused     time.Duration // how long the account is paused
@@ -72,7 +72,6 @@ type settlement struct {
 type answer struct {
 	settled settlement
 	replies []admission
-	early   bool // Redis admitted before it settled
 }
 
 type opKind string
@@ -93,7 +92,7 @@ const (
 	opResume  opKind = "resume"
 )
 
-// An op is one operation of settle.lua.
+// An op is one of the other operations of exchange.lua.
 type op struct {
 	kind   opKind
 	lane   *lane
@@ -171,132 +170,152 @@ func (c *Coordinator) policyArgs() []any {
 	return []any{p.Limit, ms(p.Window), ms(p.Jitter), p.Headroom, p.Burst}
 }
 
-func (c *Coordinator) admitArgs(a ask) ([]string, []any) {
-	keys := c.keys.budget()
-	if a.lane.slots > 0 {
-		keys = append(keys, c.keys.endpoint(a.lane.name)...)
-	}
-	since := a.since
-	if since == "" {
-		since = "0"
-	}
-	queue := "0"
-	if a.queue {
-		queue = "1"
-	}
-	args := append([]any{c.worker, a.lane.name, a.n}, c.policyArgs()...)
-	return keys, append(args, a.lane.slots, ms(a.lane.leaseTTL),
-		ms(time.Duration(a.priority)*headStart), since, queue, a.known)
+// A call is the arguments of one call of exchange.lua. Its memory can be used again.
+type call struct {
+	lanes      []*lane // with slots, in the order of their numbers from 1
+	keys, args []any
+	command    []any
 }
 
-func (c *Coordinator) settleArgs(ops []op) ([]string, []any) {
-	keys := c.keys.budget()
-	numbers := make(map[*lane]int)
-	var names []any
-	for _, o := range ops {
-		if o.lane != nil && o.lane.slots > 0 && numbers[o.lane] == 0 {
-			numbers[o.lane] = len(numbers) + 1
-			keys = append(keys, c.keys.endpoint(o.lane.name)...)
-			names = append(names, o.lane.name, o.lane.slots)
+// number enters a lane and returns its number in this call; 0 for anyEndpoint.
+func (x *call) number(l *lane) int {
+	if l == nil || l.slots == 0 {
+		return 0
+	}
+	for i, known := range x.lanes {
+		if known == l {
+			return i + 1
 		}
 	}
-	args := append([]any{c.worker}, c.policyArgs()...)
-	args = append(args, len(numbers))
-	args = append(args, names...)
-	for _, o := range ops {
-		e, p := numbers[o.lane], o.permit
-		args = append(args, string(o.kind))
-		if o.job != "" {
-			keys = append(keys, c.keys.job(o.lane.name, o.job))
-		}
-		switch o.kind {
-		case opRelease:
-			args = append(args, e, p.lease, ms(o.linger))
-		case opReturn:
-			args = append(args, e, p.lease, p.seq)
-		case opLate:
-			args = append(args, p.seq)
-		case opBind:
-			args = append(args, e, p.lease, len(keys), ms(o.lane.jobTTL))
-		case opSeen:
-			args = append(args, e, len(keys), ms(o.lane.jobTTL))
-		case opDone:
-			args = append(args, e, len(keys))
-		case opLeave:
-			args = append(args, e, o.lane.name)
-		case opSpent:
-			args = append(args, o.count, ms(time.Since(o.at)))
-		case opAdopt:
-			args = append(args, e, p.lease, ms(o.lane.leaseTTL))
-		case opKnew:
-			args = append(args, o.birth)
-		case opResume:
-			args = append(args, ms(time.Since(o.at)))
-		case opSaid:
-			f, age := o.said, time.Since(o.at)
-			args = append(args, e, p.seq, p.admitted, p.base, p.epoch, f.Status,
-				f.Limit, f.Remaining, ms(older(f.Reset, age)), ms(older(f.RetryAfter, age)), rand.Float64())
-		}
-	}
-	return keys, args
+	x.lanes = append(x.lanes, l)
+	return len(x.lanes)
 }
 
-// send does everything in one round trip. Operations go first: what they free can
-// be granted at once, and a pause that they report holds. After Redis has lost
-// its scripts the order may come out wrong; early then says so.
-func (c *Coordinator) send(ctx context.Context, asks []ask, ops []op) (a answer, err error) {
-	type call struct {
-		script *redis.Script
-		keys   []string
-		args   []any
-		cmd    *redis.Cmd
+// write fills in what is to be told, and then what is wished for: what operations
+// free can be granted at once, and a pause that they report holds.
+func (x *call) write(c *Coordinator, asks []ask, ops []op) {
+	x.lanes = x.lanes[:0]
+	for i := range ops {
+		x.number(ops[i].lane)
 	}
-	calls := make([]call, 0, len(asks)+1)
-	if len(ops) > 0 || len(asks) == 0 {
-		keys, args := c.settleArgs(ops)
-		calls = append(calls, call{script: lua.Settle, keys: keys, args: args})
+	for i := range asks {
+		x.number(asks[i].lane)
 	}
-	for _, a := range asks {
-		keys, args := c.admitArgs(a)
-		calls = append(calls, call{script: lua.Admit, keys: keys, args: args})
+	x.keys = append(x.keys[:0], c.budgetKeys...)
+	x.args = append(append(x.args[:0], c.callerArgs...), len(x.lanes))
+	for _, l := range x.lanes {
+		x.keys = append(x.keys, l.keys...)
+		x.args = append(x.args, l.args...)
 	}
-	if len(calls) == 1 {
-		one := &calls[0]
-		one.cmd = one.script.Run(ctx, c.rdb, one.keys, one.args...)
-	} else {
-		pipe := c.rdb.Pipeline()
-		for i := range calls {
-			calls[i].cmd = calls[i].script.EvalSha(ctx, pipe, calls[i].keys, calls[i].args...)
+	for i := range ops {
+		if !ops[i].frees() {
+			x.writeOp(c, &ops[i])
 		}
-		if _, err := pipe.Exec(ctx); err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT") {
-			return answer{}, err
+	}
+	for i := range x.lanes {
+		x.writeFrees(i+1, ops)
+	}
+	known := int64(0)
+	for i := range asks {
+		a := &asks[i]
+		if a.known != 0 && a.known != known {
+			known = a.known
+			x.args = append(x.args, "knew", known)
 		}
-		a.early = len(ops) > 0 && redis.HasErrorPrefix(calls[0].cmd.Err(), "NOSCRIPT")
-		for i := range calls {
-			if one := &calls[i]; redis.HasErrorPrefix(one.cmd.Err(), "NOSCRIPT") {
-				one.cmd = one.script.Run(ctx, c.rdb, one.keys, one.args...)
+		since := a.since
+		if since == "" {
+			since = "0"
+		}
+		queue := 0
+		if a.queue {
+			queue = 1
+		}
+		x.args = append(x.args, "admit", x.number(a.lane), a.n, ms(time.Duration(a.priority)*headStart), since, queue)
+	}
+	x.command = append(x.command[:0], "evalsha", exchangeHash, len(x.keys))
+	x.command = append(append(x.command, x.keys...), x.args...)
+}
+
+// frees says whether the operation gives a slot back at once. Redis is told of all
+// of them together, last, for nothing that it is told depends on them.
+func (o *op) frees() bool { return o.kind == opRelease && o.linger == 0 }
+
+// writeFrees adds the leases of lane number e that end at once.
+func (x *call) writeFrees(e int, ops []op) {
+	count := len(x.args) + 2
+	for i := range ops {
+		if o := &ops[i]; o.frees() && o.lane == x.lanes[e-1] {
+			if count > len(x.args) {
+				x.args = append(x.args, "free", e, 0)
 			}
+			x.args = append(x.args, &o.permit.lease)
 		}
 	}
-	a.replies = make([]admission, 0, len(asks))
-	for i, call := range calls {
-		values, err := call.cmd.StringSlice()
-		if err != nil {
-			return answer{}, err
-		}
-		if i < len(calls)-len(asks) {
-			if a.settled, err = parseSettlement(values); err != nil {
-				return answer{}, err
-			}
-			continue
-		}
-		reply, err := parseAdmission(values, asks[len(a.replies)].n)
-		if err != nil {
-			return answer{}, err
-		}
-		a.replies = append(a.replies, reply)
+	if n := len(x.args) - count - 1; n > 0 {
+		x.args[count] = n
 	}
-	return a, nil
+}
+
+func (x *call) writeOp(c *Coordinator, o *op) {
+	e, p := x.number(o.lane), o.permit
+	x.args = append(x.args, string(o.kind))
+	if o.job != "" {
+		x.keys = append(x.keys, c.keys.job(o.lane.name, o.job))
+	}
+	switch o.kind {
+	case opRelease:
+		x.args = append(x.args, e, &p.lease, ms(o.linger))
+	case opReturn:
+		x.args = append(x.args, e, &p.lease, &p.seq)
+	case opLate:
+		x.args = append(x.args, &p.seq)
+	case opBind:
+		x.args = append(x.args, e, &p.lease, len(x.keys), ms(o.lane.jobTTL))
+	case opSeen:
+		x.args = append(x.args, e, len(x.keys), ms(o.lane.jobTTL))
+	case opDone:
+		x.args = append(x.args, e, len(x.keys))
+	case opLeave:
+		x.args = append(x.args, e)
+	case opSpent:
+		x.args = append(x.args, o.count, ms(time.Since(o.at)))
+	case opAdopt:
+		x.args = append(x.args, e, &p.lease)
+	case opKnew:
+		x.args = append(x.args, o.birth)
+	case opResume:
+		x.args = append(x.args, ms(time.Since(o.at)))
+	case opSaid:
+		f, age := o.said, time.Since(o.at)
+		x.args = append(x.args, e, &p.seq, &p.admitted, &p.base, &p.epoch, f.Status,
+			f.Limit, f.Remaining, ms(older(f.Reset, age)), ms(older(f.RetryAfter, age)), rand.Float64())
+	}
+}
+
+var exchangeHash = lua.Exchange.Hash()
+
+// send does everything in one call of one script.
+func (c *Coordinator) send(ctx context.Context, x *call, asks []ask, ops []op) (a answer, err error) {
+	x.write(c, asks, ops)
+	cmd := redis.NewStringSliceCmd(ctx, x.command...)
+	err = c.rdb.Process(ctx, cmd)
+	values := cmd.Val()
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		values, err = c.sendScript(ctx, x)
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	return parseAnswer(values, asks)
+}
+
+// sendScript calls a script that Redis does not know, or has forgotten.
+func (c *Coordinator) sendScript(ctx context.Context, x *call) ([]string, error) {
+	keys := make([]string, 0, len(x.keys))
+	for _, key := range x.keys {
+		keys = append(keys, key.(string))
+	}
+	return lua.Exchange.Eval(ctx, c.rdb, keys, x.args...).StringSlice()
 }
 
 // sendInTime is send within the time-out, whatever becomes of the connection.
@@ -304,7 +323,7 @@ func (c *Coordinator) send(ctx context.Context, asks []ask, ops []op) (a answer,
 func (c *Coordinator) sendInTime(ctx context.Context, asks []ask, ops []op) (answer, error) {
 	asked := time.Now()
 	a, err := inTime(ctx, c.timeout, func(ctx context.Context) (answer, error) {
-		return c.send(ctx, asks, ops)
+		return c.send(ctx, new(call), asks, ops)
 	}, func(late answer) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -347,55 +366,81 @@ func inTime[T any](ctx context.Context, timeout time.Duration, call func(context
 	}
 }
 
-func parseSettlement(v []string) (settlement, error) {
-	if len(v) != 10 {
-		return settlement{}, fmt.Errorf("fleetlimit: settle.lua answered %d values instead of 10", len(v))
-	}
-	b, err := parseBudget(v, 5, 6, 7, 4, 8, 9)
-	if err != nil {
-		return settlement{}, fmt.Errorf("fleetlimit: settle.lua answered %w", err)
-	}
-	return settlement{budget: b, paused: millis(v[2]), resumption: millis(v[3])}, nil
-}
+// How many values exchange.lua answers, and how many more for each ask.
+const (
+	settledValues  = 11
+	admittedValues = 6
+)
 
-// parseBudget reads the values of a reply at these places.
-func parseBudget(v []string, own, limit, credit, born, workers, foreign int) (b budget, err error) {
-	for _, n := range []struct {
-		i  int
-		to *int64
-	}{{own, &b.own}, {limit, &b.limit}, {born, &b.born}, {workers, &b.workers}, {foreign, &b.foreign}} {
-		if *n.to, err = strconv.ParseInt(v[n.i], 10, 64); err != nil || *n.to < 0 {
-			return budget{}, fmt.Errorf("%q as value %d", v[n.i], n.i+1)
+func parseAnswer(v []string, asks []ask) (answer, error) {
+	if want := settledValues + admittedValues*len(asks); len(v) != want {
+		return answer{}, fmt.Errorf("fleetlimit: exchange.lua answered %d values instead of %d", len(v), want)
+	}
+	r := newReader(v)
+	var a answer
+	r.skip(1)
+	epoch := r.int()
+	a.settled.paused, a.settled.resumption = r.duration(), r.duration()
+	a.settled.born, a.settled.own, a.settled.limit = r.int(), r.int(), r.int()
+	a.settled.credit, a.settled.workers, a.settled.foreign = r.float(), r.int(), r.int()
+	at := r.text()
+	a.replies = make([]admission, 0, len(asks))
+	for i := range asks {
+		reply := admission{budget: a.settled.budget, epoch: epoch, at: at, paused: a.settled.paused}
+		reply.granted, reply.last, reply.own = int(r.int()), r.int(), r.int()
+		reply.gate, reply.wait, reply.since = Gate(r.text()), r.duration(), r.text()
+		if reply.granted > asks[i].n {
+			return answer{}, fmt.Errorf("fleetlimit: exchange.lua granted %d of %d permits", reply.granted, asks[i].n)
 		}
+		a.replies = append(a.replies, reply)
 	}
-	if b.credit, err = strconv.ParseFloat(v[credit], 64); err != nil || math.IsNaN(b.credit) {
-		return budget{}, fmt.Errorf("%q as value %d", v[credit], credit+1)
-	}
-	return b, nil
-}
-
-func parseAdmission(v []string, n int) (admission, error) {
-	if len(v) != 14 {
-		return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %d values instead of 14", len(v))
-	}
-	a := admission{at: v[2], gate: Gate(v[5]), wait: millis(v[6]), since: v[7], paused: millis(v[13])}
-	var err error
-	if a.budget, err = parseBudget(v, 3, 8, 9, 10, 11, 12); err != nil {
-		return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %w", err)
-	}
-	for _, n := range []struct {
-		i  int
-		to *int64
-	}{{1, &a.last}, {4, &a.epoch}} {
-		if *n.to, err = strconv.ParseInt(v[n.i], 10, 64); err != nil {
-			return admission{}, fmt.Errorf("fleetlimit: admit.lua answered %q as value %d", v[n.i], n.i+1)
-		}
-	}
-	a.granted, err = strconv.Atoi(v[0])
-	if err != nil || a.granted < 0 || a.granted > n {
-		return admission{}, fmt.Errorf("fleetlimit: admit.lua granted %q of %d permits", v[0], n)
+	if r.bad >= 0 {
+		return answer{}, fmt.Errorf("fleetlimit: exchange.lua answered %q as value %d", v[r.bad], r.bad+1)
 	}
 	return a, nil
+}
+
+// A reader reads the values of a reply one after the other. It remembers the first
+// that makes no sense.
+type reader struct {
+	values []string
+	next   int
+	bad    int // index; below 0: none
+}
+
+func newReader(values []string) *reader { return &reader{values: values, bad: -1} }
+
+func (r *reader) skip(n int) { r.next += n }
+
+func (r *reader) text() string {
+	r.next++
+	return r.values[r.next-1]
+}
+
+// int reads a count, a number or an instant: none is negative.
+func (r *reader) int() int64 {
+	n, err := strconv.ParseInt(r.text(), 10, 64)
+	if err != nil || n < 0 {
+		r.fail()
+		return 0
+	}
+	return n
+}
+
+func (r *reader) float() float64 {
+	f, err := strconv.ParseFloat(r.text(), 64)
+	if err != nil || math.IsNaN(f) {
+		r.fail()
+	}
+	return f
+}
+
+func (r *reader) duration() time.Duration { return millis(r.text()) }
+
+func (r *reader) fail() {
+	if r.bad < 0 {
+		r.bad = r.next - 1
+	}
 }
 
 // older is what is left of a duration; unknown ones are -1, and none becomes so.

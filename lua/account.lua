@@ -1,6 +1,6 @@
 --[[
-account.lua: what admit.lua and settle.lua share. scripts.go puts it in front of
-both; it is no script of its own.
+account.lua: what settle.lua and admit.lua share. scripts.go puts it in front of
+them; it is no script of its own.
 
 An account is one API key and the budget behind it. Its keys are
 fleetlimit:{<account>}:<what>; docs/redis-keys.md lists them all. Instants are

@@ -32,7 +32,7 @@ func (p limits) args() []any {
 	return []any{p.limit, p.window, p.jitter, p.headroom, p.burst}
 }
 
-// An ask is a call of admit.lua. Endpoint -1 needs budget alone.
+// An ask is the operation admit of exchange.lua. Endpoint -1 needs budget alone.
 type ask struct {
 	worker    string
 	endpoint  int
@@ -50,7 +50,7 @@ func (a ask) place(p limits) string {
 	return a.worker + " " + p.endpoints[a.endpoint].name
 }
 
-// An admission is the reply of admit.lua.
+// An admission is the answer to it.
 type admission struct {
 	granted int
 	last    int64
@@ -75,13 +75,8 @@ func (s *server) endpointKeys(name string) []string {
 	return []string{s.prefix + "backoff:" + name, s.prefix + "slots:" + name, s.prefix + "queue:" + name, s.prefix + "due:" + name}
 }
 
-func (s *server) admitCall(p limits, a ask) ([]string, []any) {
-	keys, name, e := s.budgetKeys(), "*", endpoint{}
-	if a.endpoint >= 0 {
-		e = p.endpoints[a.endpoint]
-		name = e.name
-		keys = append(keys, s.endpointKeys(name)...)
-	}
+// ask is the operation admit.
+func (a ask) args() []any {
 	since, queue := a.since, 0
 	if since == "" {
 		since = "0"
@@ -89,24 +84,41 @@ func (s *server) admitCall(p limits, a ask) ([]string, []any) {
 	if a.queue {
 		queue = 1
 	}
-	args := append([]any{a.worker, name, a.n}, p.args()...)
-	return keys, append(args, e.slots, e.lease, a.headStart, since, queue, a.known)
+	var args []any
+	if a.known != 0 {
+		args = append(args, "knew", a.known)
+	}
+	return append(args, "admit", a.endpoint+1, a.n, a.headStart, since, queue)
+}
+
+func (s *server) admitCall(p limits, a ask) ([]string, []any) {
+	return s.exchangeCall(p, a.worker, a.args())
 }
 
 func (s *server) admit(f fails, p limits, a ask) admission {
 	f.Helper()
 	keys, args := s.admitCall(p, a)
-	v := s.run(f, s.admitScript, keys, args)
-	if len(v) != 14 {
-		f.Fatalf("admit.lua answered %q, want 14 values", v)
+	v := s.run(f, s.exchangeScript, keys, args)
+	if len(v) != exchanged+admitted {
+		f.Fatalf("exchange.lua answered %q, want %d values", v, exchanged+admitted)
 	}
+	return parseAdmission(f, v, 0, a)
+}
+
+// How many values exchange.lua answers, and how many more for each admit.
+const exchanged, admitted = 11, 6
+
+// parseAdmission reads the answer to the i-th admit.
+func parseAdmission(f fails, v []string, i int, a ask) admission {
+	f.Helper()
+	w := v[exchanged+i*admitted:]
 	r := admission{
-		granted: int(parse(f, v[0])), last: int64(parse(f, v[1])), at: parse(f, v[2]), atText: v[2],
-		own: int(parse(f, v[3])), epoch: int64(parse(f, v[4])), gate: v[5], wait: parse(f, v[6]), since: v[7],
-		budget: int(parse(f, v[8])), credit: parse(f, v[9]), born: int64(parse(f, v[10])), workers: int(parse(f, v[11])),
+		granted: int(parse(f, w[0])), last: int64(parse(f, w[1])), at: parse(f, v[10]), atText: v[10],
+		own: int(parse(f, w[2])), epoch: int64(parse(f, v[1])), gate: w[3], wait: parse(f, w[4]), since: w[5],
+		budget: int(parse(f, v[6])), credit: parse(f, v[7]), born: int64(parse(f, v[4])), workers: int(parse(f, v[8])),
 	}
 	if r.granted < 0 || r.granted > a.n || (r.gate == "") != (r.granted == a.n) || r.wait < 0 || r.own < r.granted {
-		f.Fatalf("admit.lua answered %q to a wish for %d", v, a.n)
+		f.Fatalf("exchange.lua answered %q to a wish for %d", v, a.n)
 	}
 	return r
 }
@@ -115,7 +127,7 @@ func (a admission) lease(worker string, seq int64) string {
 	return fmt.Sprintf("%s:%s:%d", worker, a.atText, seq)
 }
 
-// A settlement is the reply of settle.lua.
+// A settlement is the first part of the reply of exchange.lua.
 type settlement struct {
 	released int
 	epoch    int64
@@ -124,19 +136,19 @@ type settlement struct {
 	born     int64
 }
 
-// jobs are the names of the jobs in tests; key 5+4*endpoints+1+i of settle.lua is
+// jobs are the names of the jobs in tests; key 5+4*endpoints+1+i of exchange.lua is
 // job i of the last endpoint.
 var jobs = []string{"job-1", "job-2"}
 
 func jobKey(p limits, job int) int { return 5 + 4*len(p.endpoints) + 1 + job }
 
-func (s *server) settleCall(p limits, worker string, ops []any) ([]string, []any) {
+func (s *server) exchangeCall(p limits, worker string, ops []any) ([]string, []any) {
 	keys := s.budgetKeys()
 	args := append([]any{worker}, p.args()...)
 	args = append(args, len(p.endpoints))
 	for _, e := range p.endpoints {
 		keys = append(keys, s.endpointKeys(e.name)...)
-		args = append(args, e.name, e.slots)
+		args = append(args, e.name, e.slots, e.lease)
 	}
 	for _, job := range jobs {
 		if n := len(p.endpoints); n > 0 {
@@ -148,10 +160,10 @@ func (s *server) settleCall(p limits, worker string, ops []any) ([]string, []any
 
 func (s *server) settle(f fails, p limits, worker string, ops ...any) settlement {
 	f.Helper()
-	keys, args := s.settleCall(p, worker, ops)
-	v := s.run(f, s.settleScript, keys, args)
-	if len(v) != 10 {
-		f.Fatalf("settle.lua answered %q, want 10 values", v)
+	keys, args := s.exchangeCall(p, worker, ops)
+	v := s.run(f, s.exchangeScript, keys, args)
+	if len(v) != exchanged {
+		f.Fatalf("exchange.lua answered %q, want %d values", v, exchanged)
 	}
 	return settlement{int(parse(f, v[0])), int64(parse(f, v[1])), parse(f, v[2]), parse(f, v[3]), int64(parse(f, v[4]))}
 }

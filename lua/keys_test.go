@@ -105,17 +105,17 @@ func useEverything(t *testing.T, rdb redis.UniversalClient, s *server) {
 	}
 	admit := func(a ask) []string {
 		keys, args := s.admitCall(p, a)
-		return run(Admit, keys, args)
+		return run(Exchange, keys, args)
 	}
 	settle := func(worker string, ops ...any) {
-		keys, args := s.settleCall(p, worker, ops)
-		run(Settle, keys, args)
+		keys, args := s.exchangeCall(p, worker, ops)
+		run(Exchange, keys, args)
 	}
 	admit(ask{worker: "a", endpoint: -1, n: 3})
 	chat := admit(ask{worker: "a", endpoint: 0, n: 1})
 	video := admit(ask{worker: "a", endpoint: 1, n: 1})
 	admit(ask{worker: "b", endpoint: 1, n: 1, queue: true})
-	lease := func(r []string) string { return "a:" + r[2] + ":" + r[1] }
+	lease := func(r []string) string { return "a:" + r[10] + ":" + r[exchanged+1] }
 	settle("a", "bind", 2, lease(video), jobKey(p, 0), 30_000, "seen", 2, jobKey(p, 0), 30_000)
 	admit(ask{worker: "b", endpoint: -1, n: 40, queue: true})
 	x := saying{endpoint: 0, seq: 0, status: 429, limit: -1, remaining: 3, reset: -1, retryAfter: 20_000}

@@ -219,7 +219,7 @@ func (m *model) free(e int, now float64) int {
 	return free
 }
 
-// admit checks the answer of admit.lua against the model and takes it over.
+// admit checks the answer of exchange.lua against the model and takes it over.
 func (m *model) admit(f fails, a ask, r admission) {
 	f.Helper()
 	now := m.load()

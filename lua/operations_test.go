@@ -146,11 +146,7 @@ func (d *duel) renew(t *rapid.T) {
 
 func (d *duel) leave(t *rapid.T) {
 	e := rapid.IntRange(-1, len(d.p.endpoints)-1).Draw(t, "endpoint")
-	name := "*"
-	if e >= 0 {
-		name = d.p.endpoints[e].name
-	}
-	d.settle(t, d.drawWorker(t), 0, "leave", e+1, name)
+	d.settle(t, d.drawWorker(t), 0, "leave", e+1)
 }
 
 // said: what the API says of a permit, honest about what the fleet has sent, or
@@ -179,8 +175,8 @@ func (d *duel) said(t *rapid.T) {
 		s.retryAfter = rapid.SampledFrom([]float64{-1, 0, 700, 20_000, 86_400_000}).Draw(t, "retry after")
 		s.reset = rapid.SampledFrom([]float64{-1, 5000}).Draw(t, "reset")
 	}
-	keys, args := d.s.settleCall(d.p, p.worker, s.args())
-	d.s.run(t, d.s.settleScript, keys, args)
+	keys, args := d.s.exchangeCall(d.p, p.worker, s.args())
+	d.s.run(t, d.s.exchangeScript, keys, args)
 	d.m.said(t, now, s, p.reply.last, p.reply.own, d.s.field(t, "foreign"))
 	d.settle(t, p.worker, 0)
 }

@@ -113,7 +113,7 @@ func TestLostMemoryIsNoticed(t *testing.T) {
 func TestAdoptedLeaseIsOneLikeAnyOther(t *testing.T) {
 	p := limits{limit: 60, window: 60_000, headroom: 1, burst: 30, endpoints: []endpoint{{"POST /x", 2, 30_000, 0}}}
 	onEachServer(t, func(t *testing.T, s *server) {
-		s.settle(t, p, "a", "adopt", 1, "a:1:1", 30_000, "adopt", 1, "a:1:1", 30_000, "adopt", 1, "b:1:2", 30_000)
+		s.settle(t, p, "a", "adopt", 1, "a:1:1", "adopt", 1, "a:1:1", "adopt", 1, "b:1:2")
 		if n, _ := s.rdb.ZCard(t.Context(), s.prefix+"slots:POST /x").Result(); n != 1 {
 			t.Fatalf("%d leases, want 1: nobody adopts for others", n)
 		}

@@ -2,7 +2,7 @@ package lua
 
 import "math"
 
-// A saying is the operation said of settle.lua. Endpoint -1: budget alone.
+// A saying is the operation said of exchange.lua. Endpoint -1: budget alone.
 type saying struct {
 	endpoint                            int
 	seq                                 int64

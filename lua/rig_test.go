@@ -29,7 +29,7 @@ type server struct {
 	// confined, if set, returns a client that may touch these keys and no others.
 	confined func(f fails, keys []string) *redis.Client
 
-	admitScript, settleScript, renewScript, inspectScript *redis.Script
+	exchangeScript, renewScript, inspectScript *redis.Script
 }
 
 // fails is the part of testing.T and rapid.T that the tests need everywhere.
@@ -51,7 +51,7 @@ func newMini(t *testing.T) *server {
 	t.Cleanup(func() { rdb.Close() })
 	return &server{
 		rdb: rdb, mini: mini, prefix: "fleetlimit:{acme}:", micros: epoch,
-		admitScript: Admit, settleScript: Settle, renewScript: Renew, inspectScript: Inspect,
+		exchangeScript: Exchange, renewScript: Renew, inspectScript: Inspect,
 	}
 }
 
@@ -62,8 +62,7 @@ func newServer(t *testing.T, r *redistest.Server) *server {
 		rdb: r.Client(t), prefix: "fleetlimit:{" + redistest.Account(t) + "}:", micros: epoch,
 	}
 	t.Cleanup(func() { s.flush(t) })
-	s.admitScript = s.underVirtualClock(t, account+admit)
-	s.settleScript = s.underVirtualClock(t, account+settle)
+	s.exchangeScript = s.underVirtualClock(t, account+settle+admit+exchange)
 	s.renewScript = s.underVirtualClock(t, renew)
 	s.inspectScript = s.underVirtualClock(t, inspect)
 	s.writeClock(t)

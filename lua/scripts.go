@@ -18,6 +18,8 @@ var (
 	admit string
 	//go:embed settle.lua
 	settle string
+	//go:embed exchange.lua
+	exchange string
 	//go:embed renew.lua
 	renew string
 	//go:embed control.lua
@@ -28,9 +30,8 @@ var (
 
 // The scripts.
 var (
-	Admit   = redis.NewScript(account + admit)
-	Settle  = redis.NewScript(account + settle)
-	Renew   = redis.NewScript(renew)
-	Control = redis.NewScript(account + control)
-	Inspect = redis.NewScript(inspect)
+	Exchange = redis.NewScript(account + settle + admit + exchange)
+	Renew    = redis.NewScript(renew)
+	Control  = redis.NewScript(account + control)
+	Inspect  = redis.NewScript(inspect)
 )

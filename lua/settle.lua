@@ -1,65 +1,14 @@
 --[[
-settle.lua: what became of permits. Gives leases back and records what the API
-said, many at once.
-
-KEYS  1 fleetlimit:{<account>}:account
-      2 fleetlimit:{<account>}:window
-      3 fleetlimit:{<account>}:backoff
-      4 fleetlimit:{<account>}:queue
-      5 fleetlimit:{<account>}:due
-  then four for each endpoint that the operations name
-        fleetlimit:{<account>}:backoff:<endpoint>
-        fleetlimit:{<account>}:slots:<endpoint>
-        fleetlimit:{<account>}:queue:<endpoint>
-        fleetlimit:{<account>}:due:<endpoint>
-  then one for each job
-        fleetlimit:{<account>}:job:<endpoint>:<job>   string, the job's lease
-
-ARGV  1 worker
-      2 limit  3 window ms  4 jitter ms  5 headroom  6 burst    (the policy)
-      7 number of endpoints E; then for each its name and its slots
-  then the operations, one after the other. <e> is the number of an endpoint,
-  1..E, or 0 for requests that need budget alone; <key> is an index of KEYS.
-      release <e> <lease> <linger ms>   free the slot, now or after a while
-      return  <e> <lease> <number>      the request was never sent: slot and
-                                        budget come back
-      late    <number>                  the request left so late that it counts
-                                        from now
-      again                             a request was sent once more
-      bind    <e> <lease> <key> <ttl>   the slot belongs to a job from now on
-      seen    <e> <key> <ttl>           the job is alive
-      done    <e> <key>                 the job has ended
-      leave   <e> <endpoint>            nobody here waits any more
-      spent   <count> <age ms>          requests were sent while Redis was away
-      adopt   <e> <lease> <ttl>         a slot was taken, or kept, meanwhile
-      knew    <birth>                   the account that this worker knew
-      resume  <outage ms>               Redis was away for this worker: unless it
-                                        was there for others, all workers now get
-                                        the time to tell what they spent
-      said    <e> <number> <admitted ms> <base> <epoch> <status> <limit>
-              <remaining> <reset ms> <retry after ms> <random 0..1>
-                                        what the API said; -1 where it did not.
-                                        base: number of the last permit that had
-                                        left the window at the admission
-
-Reply: array of strings
-      1 leases released
-      2 epoch
-      3 how long the account is paused, ms
-      4 how long of this because Redis was away, ms
-      5 the account's birth
-      6 own requests in the window
-      7 what the fleet may spend in a window, as admit.lua says it
-      8 content of the pace bucket, permits
-      9 workers alive
-     10 strangers' requests in the window, as last seen
+settle.lua: what became of permits. The operations of exchange.lua that give leases
+back and record what the API said. scripts.go puts it behind account.lua; it is no
+script of its own.
 --]]
 
 local worker = ARGV[1]
 local policy = read_policy(ARGV, 2)
 local a, now = load_account(KEYS, policy)
 local endpoints = tonumber(ARGV[7])
-local cursor = 8 + 2 * endpoints
+local cursor = 8 + 3 * endpoints
 local released = 0
 local freed = {}
 
@@ -76,6 +25,10 @@ local function key_of(e, what)
   return KEYS[5 + 4 * (e - 1) + what]
 end
 local BACKOFF, SLOTS, QUEUE, DUE = 1, 2, 3, 4
+
+local function name_of(e) return ARGV[5 + 3 * e] end
+local function cap_of(e) return tonumber(ARGV[6 + 3 * e]) end
+local function lease_ttl_of(e) return tonumber(ARGV[7 + 3 * e]) end
 
 -- Leases
 
@@ -100,6 +53,21 @@ local function is_mine(lease)
   return string.sub(lease, 1, #worker + 1) == worker .. ':'
 end
 
+-- free gives the next `count` leases of the arguments back.
+local function free(e, count)
+  local mine = {}
+  for i = cursor, cursor + count - 1 do
+    if is_mine(ARGV[i]) then mine[#mine + 1] = ARGV[i] end
+  end
+  cursor = cursor + count
+  if #mine == 0 then return end
+  local gone = redis.call('ZREM', key_of(e, SLOTS), unpack(mine))
+  if gone > 0 then
+    released = released + gone
+    freed[e] = true
+  end
+end
+
 local function release(e, lease, linger)
   if not is_mine(lease) then return end
   if linger <= 0 then free_lease(e, lease) else extend_lease(e, lease, linger) end
@@ -117,8 +85,9 @@ local function seen(e, key, ttl)
 end
 
 -- adopt writes down a lease that the worker took from its own share.
-local function adopt(e, lease, ttl)
+local function adopt(e, lease)
   if not is_mine(lease) then return end
+  local ttl = lease_ttl_of(e)
   redis.call('ZADD', key_of(e, SLOTS), ms(now + ttl), lease)
   keep_key(key_of(e, SLOTS), ttl + GRACE)
 end
@@ -228,7 +197,7 @@ end
 local function said(e, seq, admitted, base, epoch, status, limit, remaining, reset, retry_after, random)
   observe(seq, admitted, base, limit, remaining)
   if status == 429 then a.rejected = a.rejected + 1 end
-  local endpoint_strikes = e > 0 and 'strikes:' .. ARGV[8 + 2 * (e - 1)]
+  local endpoint_strikes = e > 0 and 'strikes:' .. name_of(e)
   if status == 429 and endpoint_strikes and remaining > 0 then
     -- Budget is left, so it is the endpoint's cap that was hit.
     pause(key_of(e, BACKOFF), endpoint_strikes, epoch, retry_after, 'status 429, cap', random)
@@ -244,8 +213,8 @@ end
 
 -- Waiting
 
-local function leave(e, endpoint)
-  local place = worker .. ' ' .. endpoint
+local function leave(e)
+  local place = worker .. ' ' .. (e > 0 and name_of(e) or '*')
   redis.call('ZREM', KEYS[4], place)
   redis.call('ZREM', KEYS[5], place)
   if e > 0 then
@@ -259,7 +228,7 @@ end
 local function wake_for_slots(e)
   local waiting = redis.call('ZCARD', key_of(e, QUEUE))
   if waiting == 0 then return end
-  local free = tonumber(ARGV[9 + 2 * (e - 1)]) - redis.call('ZCOUNT', key_of(e, SLOTS), '(' .. ms(now), '+inf')
+  local free = cap_of(e) - redis.call('ZCOUNT', key_of(e, SLOTS), '(' .. ms(now), '+inf')
   if free < 1 then return end
   for _, place in ipairs(redis.call('ZRANGE', key_of(e, QUEUE), 0, math.min(free, waiting) - 1)) do
     local due = redis.call('ZSCORE', key_of(e, DUE), place)
@@ -268,53 +237,3 @@ local function wake_for_slots(e)
     end
   end
 end
-
-local ACCOUNT_WIDE = {late = true, again = true, spent = true, knew = true, resume = true}
-
-while cursor <= #ARGV do
-  local op = next_arg()
-  local e = not ACCOUNT_WIDE[op] and next_number() or 0
-  if op == 'release' then
-    release(e, next_arg(), next_number())
-  elseif op == 'return' then
-    local lease, seq = next_arg(), next_number()
-    if e > 0 and is_mine(lease) then free_lease(e, lease) end
-    give_back(seq)
-  elseif op == 'late' then
-    count_from_now(next_number())
-  elseif op == 'again' then
-    count_in(a, policy, KEYS[2], now, 1)
-  elseif op == 'bind' then
-    bind(e, next_arg(), KEYS[next_number()], next_number())
-  elseif op == 'seen' then
-    seen(e, KEYS[next_number()], next_number())
-  elseif op == 'done' then
-    done(e, KEYS[next_number()])
-  elseif op == 'leave' then
-    leave(e, next_arg())
-  elseif op == 'spent' then
-    spent(next_number(), next_number())
-  elseif op == 'adopt' then
-    adopt(e, next_arg(), next_number())
-  elseif op == 'knew' then
-    check_memory(a, policy, KEYS[3], now, next_number(), worker)
-  elseif op == 'resume' then
-    resume(next_number())
-  elseif op == 'said' then
-    said(e, next_number(), next_number(), next_number(), next_number(), next_number(), next_number(),
-      next_number(), next_number(), next_number(), next_number())
-  else
-    return redis.error_reply('ERR fleetlimit: unknown operation ' .. tostring(op))
-  end
-end
-
-for e = 1, endpoints do
-  if freed[e] then wake_for_slots(e) end
-end
-local paused = pause_left(KEYS[3], now)
-if redis.call('EXISTS', KEYS[4]) == 1 then wake_head(a, policy, KEYS, now, paused) end
-save_account(a, policy, KEYS)
-return {
-  int(released), int(a.epoch), ms(paused), ms(away_left()), int(a.born_ms),
-  int(a.own), int(budget(a, policy, now)), ms(credit(a, policy, now)), int(a.workers), int(a.foreign),
-}

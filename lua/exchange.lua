@@ -1,0 +1,141 @@
+--[[
+exchange.lua: all that a worker and Redis have to tell each other, in one atomic
+step: what became of permits, and wishes for new ones. scripts.go puts account.lua,
+settle.lua and admit.lua in front of it.
+
+KEYS  1 fleetlimit:{<account>}:account     hash, see account.lua
+      2 fleetlimit:{<account>}:window      list, the ring of grants
+      3 fleetlimit:{<account>}:backoff     hash, the account's pause
+      4 fleetlimit:{<account>}:queue       zset, places waiting for budget
+      5 fleetlimit:{<account>}:due         zset, when they were told to come
+  then four for each endpoint that the operations name
+        fleetlimit:{<account>}:backoff:<endpoint>
+        fleetlimit:{<account>}:slots:<endpoint>   zset, leases by expiry
+        fleetlimit:{<account>}:queue:<endpoint>   zset, places waiting for a slot
+        fleetlimit:{<account>}:due:<endpoint>     zset
+  then one for each job
+        fleetlimit:{<account>}:job:<endpoint>:<job>   string, the job's lease
+
+ARGV  1 worker
+      2 limit  3 window ms  4 jitter ms  5 headroom  6 burst    (the policy)
+      7 number of endpoints E; then for each its name, its slots and its lease TTL, ms
+  then the operations, one after the other. <e> is the number of an endpoint,
+  1..E, or 0 for requests that need budget alone; <key> is an index of KEYS.
+      free    <e> <k>, then k × <lease> free the slots
+      release <e> <lease> <linger ms>   free the slot, now or after a while
+      return  <e> <lease> <number>      the request was never sent: slot and
+                                        budget come back
+      late    <number>                  the request left so late that it counts
+                                        from now
+      again                             a request was sent once more
+      bind    <e> <lease> <key> <ttl>   the slot belongs to a job from now on
+      seen    <e> <key> <ttl>           the job is alive
+      done    <e> <key>                 the job has ended
+      leave   <e>                       nobody here waits any more
+      spent   <count> <age ms>          requests were sent while Redis was away
+      adopt   <e> <lease>               a slot was taken, or kept, meanwhile
+      knew    <birth>                   the account that this worker knew
+      resume  <outage ms>               Redis was away for this worker: unless it
+                                        was there for others, all workers now get
+                                        the time to tell what they spent
+      said    <e> <number> <admitted ms> <base> <epoch> <status> <limit>
+              <remaining> <reset ms> <retry after ms> <random 0..1>
+                                        what the API said; -1 where it did not.
+                                        base: number of the last permit that had
+                                        left the window at the admission
+      admit   <e> <n> <head start ms> <since> <queue>
+                                        n permits are wanted (at least 1). The
+                                        head start in the queue is the priority's
+                                        and may be negative; <since> is the instant
+                                        from which the caller waits, as an earlier
+                                        reply gave it, or 0; <queue> is 1 to take a
+                                        place in the queue if not all is granted,
+                                        else 0
+
+Reply: array of strings
+      1 leases released
+      2 epoch
+      3 how long the account is paused, ms
+      4 how long of this because Redis was away, ms
+      5 the account's birth
+      6 own requests in the window
+      7 what the fleet may spend in a window: the limit in force, less strangers
+        and the reserve for them
+      8 content of the pace bucket, permits
+      9 workers alive
+     10 strangers' requests in the window, as last seen
+     11 instant of this exchange, ms
+  then six for each admit
+      1 permits granted, 0..n
+      2 number of the last permit granted; the permits are consecutive, and their
+        leases are "<worker>:<instant of this exchange>:<number>"
+      3 own requests in the window, these included
+      4 gate that kept back the rest: drain, backoff,
+        pace, window, slots, turn; or ""
+      5 how long to wait before asking again, ms
+      6 instant from which the granted callers waited, ms
+--]]
+
+-- The operations that are about no endpoint.
+local ACCOUNT_WIDE = {late = true, again = true, spent = true, knew = true, resume = true}
+
+local admissions = {}
+local nobody_waits_for_budget = false
+
+while cursor <= #ARGV do
+  local op = next_arg()
+  local e = not ACCOUNT_WIDE[op] and next_number() or 0
+  if op == 'free' then
+    free(e, next_number())
+  elseif op == 'admit' then
+    local gate = admit(admissions, e, next_number(), next_number(), next_number(), next_arg() == '1')
+    if gate == '' or gate == 'slots' then nobody_waits_for_budget = true end
+  elseif op == 'release' then
+    release(e, next_arg(), next_number())
+  elseif op == 'return' then
+    local lease, seq = next_arg(), next_number()
+    if e > 0 and is_mine(lease) then free_lease(e, lease) end
+    give_back(seq)
+  elseif op == 'late' then
+    count_from_now(next_number())
+  elseif op == 'again' then
+    count_in(a, policy, KEYS[2], now, 1)
+  elseif op == 'bind' then
+    bind(e, next_arg(), KEYS[next_number()], next_number())
+  elseif op == 'seen' then
+    seen(e, KEYS[next_number()], next_number())
+  elseif op == 'done' then
+    done(e, KEYS[next_number()])
+  elseif op == 'leave' then
+    leave(e)
+  elseif op == 'spent' then
+    spent(next_number(), next_number())
+  elseif op == 'adopt' then
+    adopt(e, next_arg())
+  elseif op == 'knew' then
+    check_memory(a, policy, KEYS[3], now, next_number(), worker)
+  elseif op == 'resume' then
+    resume(next_number())
+  elseif op == 'said' then
+    said(e, next_number(), next_number(), next_number(), next_number(), next_number(), next_number(),
+      next_number(), next_number(), next_number(), next_number())
+  else
+    return redis.error_reply('ERR fleetlimit: unknown operation ' .. tostring(op))
+  end
+end
+
+for e = 1, endpoints do
+  if freed[e] then wake_for_slots(e) end
+end
+local paused = pause_left(KEYS[3], now)
+if redis.call('EXISTS', KEYS[4]) == 1 then
+  wake_head(a, policy, KEYS, now, paused)
+elseif nobody_waits_for_budget then
+  set_tight(a, policy, now, 0)
+end
+save_account(a, policy, KEYS)
+return {
+  int(released), int(a.epoch), ms(paused), ms(away_left()), int(a.born_ms), int(a.own),
+  int(budget(a, policy, now)), ms(credit(a, policy, now)), int(a.workers), int(a.foreign),
+  ms(now), unpack(admissions),
+}
