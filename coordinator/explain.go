@@ -48,14 +48,20 @@ func (s *State) Explain() Diagnosis {
 
 func explain(endpoint string, waiting int, gates []GateState) Explanation {
 	x := Explanation{Endpoint: endpoint, Waiting: waiting, Gates: gates}
-	for _, g := range gates {
-		if !g.Open {
-			x.Gate, x.Reason, x.Wait, x.Advice = g.Gate, g.Reason, g.Wait, g.Advice
-			break
+	for _, name := range byWeight {
+		for _, g := range gates {
+			if g.Gate == name && !g.Open {
+				x.Gate, x.Reason, x.Wait, x.Advice = g.Gate, g.Reason, g.Wait, g.Advice
+				return x
+			}
 		}
 	}
 	return x
 }
+
+// byWeight is the order in which shut gates are named, as admit.lua names them: who
+// waits for a slot is not kept by the pace.
+var byWeight = []Gate{GateBackoff, GateSlots, GateWindow, GatePace, GateTurn}
 
 func (s *State) summary(kinds []Explanation) string {
 	waiting := s.waiting()
@@ -68,39 +74,42 @@ func (s *State) summary(kinds []Explanation) string {
 	case waiting == 0 && all.Gate == GateWindow:
 		return fmt.Sprintf("Nobody waits. The window is full: %s.", all.Reason)
 	case waiting == 0:
-		return "Nobody waits, and there is room: workers that send nothing have nothing to send, or wait for something else."
-	case all.Gate == GateWindow || all.Gate == GatePace:
-		return fmt.Sprintf("%s, and the whole budget is in use: %s.", processesWait(waiting), all.Reason)
+		return "Nobody waits, and there is room: a worker that sends nothing has nothing to send, or waits for something else."
+	case all.Waiting > 0 && all.Gate == GateWindow:
+		return fmt.Sprintf("%s for the window: %s.", workersWait(waiting), all.Reason)
+	case all.Waiting > 0 && all.Gate == GatePace:
+		return fmt.Sprintf("It moves, at the pace of the limit: %s. %s.", all.Reason, workersWait(waiting))
 	}
 	for _, x := range kinds[1:] {
-		if x.Gate != "" && x.Waiting > 0 {
-			return fmt.Sprintf("%s, for %s: %s.", processesWait(x.Waiting), x.Endpoint, x.Reason)
+		if x.Gate != "" && x.Gate != GateTurn && x.Waiting > 0 {
+			return fmt.Sprintf("%s, for %s: %s.", workersWait(waiting), x.Endpoint, x.Reason)
 		}
 	}
-	return processesWait(waiting) + ", and will be served within moments: the gates are open."
+	return workersWait(waiting) + ", and will be served within moments: the gates are open."
 }
 
-// waiting counts the places of all queues; who waits for a slot and for budget has
-// two, and counts once.
+// waiting counts the workers that wait, as far as the lists go.
 func (s *State) waiting() int {
-	n := 0
-	for _, e := range s.Endpoints {
-		n += e.Waiting
-	}
-	budget := s.Queued
+	names := make(map[string]bool)
 	for _, p := range s.Waiting {
-		if p.Endpoint != "" {
-			budget--
+		names[p.Worker] = true
+	}
+	for _, e := range s.Endpoints {
+		for _, p := range e.Queue {
+			names[p.Worker] = true
 		}
 	}
-	return n + max(0, budget)
+	return len(names)
 }
 
-func processesWait(n int) string {
-	if n == 1 {
-		return "1 process waits"
+func workersWait(n int) string {
+	switch n {
+	case 1:
+		return "1 worker waits"
+	case maxListed:
+		return fmt.Sprintf("%d workers or more wait", n)
 	}
-	return fmt.Sprintf("%d processes wait", n)
+	return fmt.Sprintf("%d workers wait", n)
 }
 
 // notes lists what does not stop the fleet, but explains it.
@@ -120,8 +129,8 @@ func (s *State) notes() (notes []string) {
 		add("The API has said 429 %s since the account was created, %s ago or less.", times(s.Rejected), "ten idle minutes")
 	}
 	for _, d := range s.Drained {
-		add("Worker %s is drained by %s (%s) and gets no permits for %s more; fleetlimit drain --undo %s ends that.",
-			d.Worker, orSomebody(d.By), d.Reason, brief(d.Left), d.Worker)
+		add("Worker %s is drained by %s (%s) and gets no permits for %s more; fleetlimit drain --undo %s -a %s ends that.",
+			d.Worker, orSomebody(d.By), d.Reason, brief(d.Left), d.Worker, s.Account)
 	}
 	return notes
 }
@@ -158,7 +167,7 @@ func (s *State) backoffGate() GateState {
 	if h != nil && (b == nil || h.Left >= b.Left) {
 		return GateState{Gate: GateBackoff, Wait: h.Left,
 			Reason: fmt.Sprintf("%s paused the account %s ago (%s), for %s more", orSomebody(h.By), brief(h.Since), h.Reason, brief(h.Left)),
-			Advice: "fleetlimit resume " + s.Account + " ends the pause",
+			Advice: "fleetlimit resume -a " + s.Account + " ends the pause",
 		}
 	}
 	if b != nil {
@@ -252,7 +261,7 @@ func (s *State) turnGate() GateState { return turnGate(s.Queued) }
 func turnGate(waiting int) GateState {
 	g := GateState{Gate: GateTurn, Open: waiting == 0, Reason: "nobody waits"}
 	if waiting > 0 {
-		g.Reason = processesWait(waiting) + ", and who has waited longest goes first"
+		g.Reason = workersWait(waiting) + ", and who has waited longest goes first"
 	}
 	return g
 }
