@@ -78,11 +78,12 @@ func isNumber(value string) bool {
 	return true
 }
 
-// What a number in a reset header can be. Delta seconds of 1e9 would be 31
-// years, Unix seconds below it lie before 2001; Unix milliseconds of 1e11 lie
-// in 1973, Unix seconds of 1e11 in the year 5138.
+// What a number in a reset header can be. Delta seconds of 5e8 would be 15
+// years, Unix seconds below it lie before November 1985; Unix milliseconds of
+// 1e11 lie in 1973, Unix seconds of 1e11 in the year 5138. Virtual time, as of
+// testing/synctest, begins in 2000.
 const (
-	leastUnixSeconds = 1e9
+	leastUnixSeconds = 5e8
 	leastUnixMillis  = 1e11
 	mostUnixMillis   = 1e14
 )

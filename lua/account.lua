@@ -23,6 +23,13 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
   stranger, stranger_ms
                 the most that they were seen to spend in a window lately, and when
                 they were last seen
+  doubtful      own permits of which that observation could not tell whether the
+                API had counted them
+  spent         what the API had counted by then in its window, the permits that
+                it may have missed included
+  reset_ms      until when nothing leaves the API's window, as it said; 0: unknown
+  rolling_ms    when it was last seen to put that off (0: never): then it tells
+                nothing
   probe_ms      after a 429: from when on one request may find out whether the
                 strangers' use still stands (0: nothing to find out)
   tight         1 while the window gate has turned somebody away and the queue
@@ -45,6 +52,11 @@ local RESUMPTION = 5000    -- after Redis was away: time for all workers to tell
 local AWAY = 'Redis was away'
 local IDLE_TTL = 600000    -- an idle account disappears after this time
 local BUCKETS = 512        -- buckets per window of the ring of grants
+local DOUBT = 2            -- standard deviations of strangers for which the reserve is enough
+local LAST_DOUBT = 3       -- and for the last requests before a window resets
+local MEMORY = 3           -- windows until strangers that are seen no more are forgotten
+local CATCH_UP = 4         -- how much faster than a window room is used that strangers leave
+local COARSE = 2500        -- how exact a reset in whole seconds is, at worst
 local TIGHT_BURST = 0.02   -- burst while callers wait, as a share of the limit
 local LIMIT_CEILING = 1e9
 
@@ -52,6 +64,7 @@ local FIELDS = {
   'tat_ms', 'seq', 'own', 'left_seq', 'open_from_ms', 'open_last_ms', 'open_n', 'oldest_ms',
   'reported', 'foreign', 'foreign_ms', 'stranger', 'stranger_ms', 'observed_seq',
   'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms', 'born_ms', 'workers',
+  'doubtful', 'spent', 'reset_ms', 'rolling_ms',
   'rejected', 'drain:' .. ARGV[1],
 }
 
@@ -239,21 +252,46 @@ local function usable(a, p)
   return math.max(1, math.floor(limit * p.headroom + 1e-6))
 end
 
--- reserve is kept free while strangers use the key: for what the observation
--- could not tell apart from our own requests (those granted within the jitter on
--- both sides of it), and for what strangers spend until the next one, with two
--- standard deviations of a Poisson arrival.
+-- strangers is how much others spend in a window, as far as is known: the most that
+-- was seen lately. A resetting window shows them only towards its end, so what was
+-- seen is remembered, and fades.
+local function strangers(a, p, now)
+  if a.stranger_ms == 0 then return 0 end
+  return a.stranger * math.max(0, 1 - (now - a.stranger_ms) / (MEMORY * p.horizon))
+end
+
+-- unseen is what strangers are expected to have spent since they were last observed.
+local function unseen(a, p, now, rate)
+  return rate * math.min(1, (now - a.foreign_ms) / p.window)
+end
+
+-- reserve is kept free while strangers use the key: for what the observation could
+-- not tell apart from our own requests, and for how far their use of the window may
+-- have risen since. It rises by what they send and falls by what leaves, both
+-- Poisson processes of the same rate.
 local function reserve(a, p, now)
-  if a.stranger_ms == 0 or now - a.stranger_ms > p.horizon then return 0 end
-  local limit = usable(a, p)
-  local unseen = a.stranger * math.min(1, (now - a.foreign_ms + p.jitter) / p.window)
-  local r = 2 * p.jitter * limit / p.window + unseen + 2 * math.sqrt(unseen)
-  return math.ceil(math.min(r, limit / 10))
+  local rate = strangers(a, p, now)
+  if rate == 0 then return 0 end
+  local r = a.doubtful + DOUBT * math.sqrt(2 * unseen(a, p, now, rate))
+  return math.min(r, usable(a, p) / 10)
+end
+
+-- until_reset is what the API's window still has room for until the instant at which
+-- it said that something leaves it, if strangers use the key: a resetting window frees
+-- nothing before, whatever has become older than its length. In a busy sliding window
+-- that instant is never far, and the headers tell it in whole seconds: then it is of
+-- no use.
+local function until_reset(a, p, now, rate)
+  if now >= a.reset_ms or a.reset_ms - a.foreign_ms <= COARSE then return math.huge end
+  if a.rolling_ms > 0 and now - a.rolling_ms <= 2 * p.window then return math.huge end
+  local since = math.max(0, a.seq - a.observed_seq)
+  local coming = unseen(a, p, now, rate)
+  return usable(a, p) - a.spent - since - coming - LAST_DOUBT * math.sqrt(coming)
 end
 
 -- budget is what the fleet may spend in a window.
 local function budget(a, p, now)
-  return math.max(0, usable(a, p) - a.foreign - reserve(a, p, now))
+  return math.max(0, math.floor(usable(a, p) - a.foreign - reserve(a, p, now)))
 end
 
 -- room is how many more requests no window of the API can object to. Once a pause
@@ -262,13 +300,24 @@ end
 local function room(a, p, now)
   local left = usable(a, p) - a.own
   local free = left - a.foreign - reserve(a, p, now)
+  local rate = strangers(a, p, now)
+  if rate > 0 then free = math.min(free, until_reset(a, p, now, rate)) end
+  free = math.floor(free)
   if free < 1 and left >= 1 and a.probe_ms > 0 and a.probe_ms <= now then return 1, true end
   return free, false
 end
 
--- emission_interval is T of GCRA: the time that one permit takes at full pace.
+-- emission_interval is T of GCRA: the time that one permit takes at full pace. The
+-- room that strangers leave when they spend less than before is used within a quarter
+-- of a window: at the mean pace it would take a whole one, in which they are back.
 local function emission_interval(a, p, now)
-  return p.window / math.max(1, budget(a, p, now))
+  local per_window = math.max(1, budget(a, p, now))
+  local rate = strangers(a, p, now)
+  if rate > 0 then
+    local swing = math.min(room(a, p, now), 3 * math.sqrt(rate))
+    per_window = per_window + CATCH_UP * math.max(0, swing)
+  end
+  return p.window / per_window
 end
 
 -- bucket_size is the burst of GCRA, in permits.
@@ -378,6 +427,7 @@ local function load_account(keys, p)
   end
   a.foreign_ms, a.stranger_ms = math.min(a.foreign_ms, now), math.min(a.stranger_ms, now)
   a.probe_ms = math.min(a.probe_ms, now + MAX_PAUSE)
+  a.reset_ms, a.rolling_ms = math.min(a.reset_ms, now + p.window), math.min(a.rolling_ms, now)
   a.left_seq, a.observed_seq = math.min(a.left_seq, a.seq), math.min(a.observed_seq, a.seq)
   if a.ticket_ms > now + 1000 then a.ticket_ms = 0 end
   evict(a, p, keys[2], now)
@@ -393,7 +443,9 @@ local function save_account(a, p, keys)
     'reported', int(a.reported), 'foreign', int(a.foreign), 'foreign_ms', ms(a.foreign_ms),
     'stranger', ms(a.stranger), 'stranger_ms', ms(a.stranger_ms), 'observed_seq', int(a.observed_seq),
     'tight', int(a.tight), 'epoch', int(a.epoch), 'strikes', int(a.strikes), 'ticket_ms', ms(a.ticket_ms),
-    'probe_ms', ms(a.probe_ms), 'born_ms', int(a.born_ms), 'rejected', int(a.rejected))
+    'probe_ms', ms(a.probe_ms), 'born_ms', int(a.born_ms), 'doubtful', ms(a.doubtful),
+    'spent', int(a.spent), 'reset_ms', ms(a.reset_ms), 'rolling_ms', ms(a.rolling_ms),
+    'rejected', int(a.rejected))
   redis.call('PEXPIRE', keys[1], int(math.max(IDLE_TTL, 2 * p.horizon)))
 end
 
@@ -404,6 +456,8 @@ local function budget_wait(a, p, key, now, paused)
   if free < 1 then
     window = math.huge
     if a.own > 0 then window = until_room(a, p, key, now, 1 - free) end
+    local rate = strangers(a, p, now)
+    if rate > 0 and until_reset(a, p, now, rate) < 1 then window = math.max(window, a.reset_ms - now) end
     if a.foreign > 0 then window = math.min(window, a.foreign_ms + p.horizon - now) end
     if a.probe_ms > 0 and usable(a, p) - a.own >= 1 then
       window = math.min(window, a.probe_ms - now)

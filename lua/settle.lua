@@ -133,23 +133,36 @@ end
 
 -- observe_strangers learns what strangers have spent: the API counts more than we
 -- can have sent. What we can have sent is all that was granted from one jitter
--- before the window to one jitter after the admission.
-local function observe_strangers(used, admitted, base)
-  local ours = granted_by(a, policy, KEYS[2], admitted + policy.jitter) - base
-  a.foreign = math.max(0, used - math.max(0, ours))
+-- before the window to one jitter after the admission. Those at its two edges may
+-- have been counted or not.
+local function observe_strangers(seq, used, admitted, base)
+  local reach, bucket = policy.jitter, policy.window / BUCKETS
+  local latest = granted_by(a, policy, KEYS[2], admitted + reach)
+  local arrived = math.min(seq, granted_by(a, policy, KEYS[2], admitted - reach - bucket))
+  local rate = strangers(a, policy, now)
+  a.foreign = math.max(0, used - math.max(0, latest - base))
   a.foreign_ms = math.min(now, admitted)
   a.probe_ms = 0
-  -- A resetting window shows strangers only towards its end: what they spend is
-  -- remembered, and fades within two windows.
-  local faded = a.stranger * math.max(0, 1 - (now - a.stranger_ms) / (2 * policy.horizon))
-  if a.foreign > 0 then
-    a.stranger, a.stranger_ms = math.max(a.foreign, faded), now
+  a.doubtful = math.max(0, latest - arrived - 1) + a.own * reach / policy.horizon
+  a.spent = used + math.max(0, seq - 1 - arrived)
+  if a.foreign > 0 then a.stranger, a.stranger_ms = math.max(a.foreign, rate), now end
+end
+
+-- observe_reset learns until when nothing leaves the API's window. What was said first
+-- stands; an API that keeps putting it off before it has come tells something else.
+local function observe_reset(reset)
+  if reset < 0 then
+    a.reset_ms = 0
+    return
   end
+  local at = now + math.min(reset, policy.window)
+  if at > a.reset_ms + COARSE and now + COARSE < a.reset_ms then a.rolling_ms = now end
+  if at < a.reset_ms or at > a.reset_ms + COARSE or now >= a.reset_ms then a.reset_ms = at end
 end
 
 -- observe learns the limit and the use. Only the youngest permit's observation
 -- counts.
-local function observe(seq, admitted, base, limit, remaining)
+local function observe(seq, admitted, base, limit, remaining, reset)
   if seq <= a.observed_seq or seq > a.seq then return end
   if limit < 1 then return end
   -- The bucket keeps its content, as of the end of a pause.
@@ -158,7 +171,10 @@ local function observe(seq, admitted, base, limit, remaining)
   a.observed_seq = seq
   limit = math.min(limit, LIMIT_CEILING)
   a.reported = limit
-  if remaining >= 0 then observe_strangers(limit - math.min(remaining, limit), admitted, base) end
+  if remaining >= 0 then
+    observe_strangers(seq, limit - math.min(remaining, limit), admitted, base)
+    observe_reset(reset)
+  end
   set_credit(a, policy, from, math.min(kept, bucket_size(a, policy)))
 end
 
@@ -195,7 +211,7 @@ local function pause_account(epoch, asked, reason, random)
 end
 
 local function said(e, seq, admitted, base, epoch, status, limit, remaining, reset, retry_after, random)
-  observe(seq, admitted, base, limit, remaining)
+  observe(seq, admitted, base, limit, remaining, reset)
   if status == 429 then a.rejected = a.rejected + 1 end
   local endpoint_strikes = e > 0 and 'strikes:' .. name_of(e)
   if status == 429 and endpoint_strikes and remaining > 0 then
