@@ -49,8 +49,11 @@ func TestScriptsAreDocumented(t *testing.T) {
 // a change there, copy the passage.
 func TestInspectReckonsAsAdmissionDoes(t *testing.T) {
 	passage := account[strings.Index(account, "-- usable is the limit in force"):strings.Index(account, "local function set_credit")]
-	constant := regexp.MustCompile(`local TIGHT_BURST = \S+`).FindString(account)
-	for _, text := range []string{passage, constant} {
+	texts := []string{passage}
+	for _, name := range []string{"DOUBT", "LAST_DOUBT", "MEMORY", "CATCH_UP", "COARSE", "TIGHT_BURST"} {
+		texts = append(texts, regexp.MustCompile(`local `+name+` = \S+`).FindString(account))
+	}
+	for _, text := range texts {
 		if len(text) == 0 || !strings.Contains(inspect, text) {
 			t.Errorf("account.lua has, and inspect.lua has not:\n%s", text)
 		}

@@ -26,6 +26,11 @@ local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + tonumber(t[2]) / 1000
 local most = math.max(0, math.min(tonumber(ARGV[1]) or 100, 10000))
 
+local DOUBT = 2            -- standard deviations of strangers for which the reserve is enough
+local LAST_DOUBT = 3       -- and for the last requests before a window resets
+local MEMORY = 3           -- windows until strangers that are seen no more are forgotten
+local CATCH_UP = 4         -- how much faster than a window room is used that strangers leave
+local COARSE = 2500        -- how exact a reset in whole seconds is, at worst
 local TIGHT_BURST = 0.02   -- burst while callers wait, as a share of the limit
 
 local declared = {}
@@ -55,21 +60,46 @@ local function usable(a, p)
   return math.max(1, math.floor(limit * p.headroom + 1e-6))
 end
 
--- reserve is kept free while strangers use the key: for what the observation
--- could not tell apart from our own requests (those granted within the jitter on
--- both sides of it), and for what strangers spend until the next one, with two
--- standard deviations of a Poisson arrival.
+-- strangers is how much others spend in a window, as far as is known: the most that
+-- was seen lately. A resetting window shows them only towards its end, so what was
+-- seen is remembered, and fades.
+local function strangers(a, p, now)
+  if a.stranger_ms == 0 then return 0 end
+  return a.stranger * math.max(0, 1 - (now - a.stranger_ms) / (MEMORY * p.horizon))
+end
+
+-- unseen is what strangers are expected to have spent since they were last observed.
+local function unseen(a, p, now, rate)
+  return rate * math.min(1, (now - a.foreign_ms) / p.window)
+end
+
+-- reserve is kept free while strangers use the key: for what the observation could
+-- not tell apart from our own requests, and for how far their use of the window may
+-- have risen since. It rises by what they send and falls by what leaves, both
+-- Poisson processes of the same rate.
 local function reserve(a, p, now)
-  if a.stranger_ms == 0 or now - a.stranger_ms > p.horizon then return 0 end
-  local limit = usable(a, p)
-  local unseen = a.stranger * math.min(1, (now - a.foreign_ms + p.jitter) / p.window)
-  local r = 2 * p.jitter * limit / p.window + unseen + 2 * math.sqrt(unseen)
-  return math.ceil(math.min(r, limit / 10))
+  local rate = strangers(a, p, now)
+  if rate == 0 then return 0 end
+  local r = a.doubtful + DOUBT * math.sqrt(2 * unseen(a, p, now, rate))
+  return math.min(r, usable(a, p) / 10)
+end
+
+-- until_reset is what the API's window still has room for until the instant at which
+-- it said that something leaves it, if strangers use the key: a resetting window frees
+-- nothing before, whatever has become older than its length. In a busy sliding window
+-- that instant is never far, and the headers tell it in whole seconds: then it is of
+-- no use.
+local function until_reset(a, p, now, rate)
+  if now >= a.reset_ms or a.reset_ms - a.foreign_ms <= COARSE then return math.huge end
+  if a.rolling_ms > 0 and now - a.rolling_ms <= 2 * p.window then return math.huge end
+  local since = math.max(0, a.seq - a.observed_seq)
+  local coming = unseen(a, p, now, rate)
+  return usable(a, p) - a.spent - since - coming - LAST_DOUBT * math.sqrt(coming)
 end
 
 -- budget is what the fleet may spend in a window.
 local function budget(a, p, now)
-  return math.max(0, usable(a, p) - a.foreign - reserve(a, p, now))
+  return math.max(0, math.floor(usable(a, p) - a.foreign - reserve(a, p, now)))
 end
 
 -- room is how many more requests no window of the API can object to. Once a pause
@@ -78,13 +108,24 @@ end
 local function room(a, p, now)
   local left = usable(a, p) - a.own
   local free = left - a.foreign - reserve(a, p, now)
+  local rate = strangers(a, p, now)
+  if rate > 0 then free = math.min(free, until_reset(a, p, now, rate)) end
+  free = math.floor(free)
   if free < 1 and left >= 1 and a.probe_ms > 0 and a.probe_ms <= now then return 1, true end
   return free, false
 end
 
--- emission_interval is T of GCRA: the time that one permit takes at full pace.
+-- emission_interval is T of GCRA: the time that one permit takes at full pace. The
+-- room that strangers leave when they spend less than before is used within a quarter
+-- of a window: at the mean pace it would take a whole one, in which they are back.
 local function emission_interval(a, p, now)
-  return p.window / math.max(1, budget(a, p, now))
+  local per_window = math.max(1, budget(a, p, now))
+  local rate = strangers(a, p, now)
+  if rate > 0 then
+    local swing = math.min(room(a, p, now), 3 * math.sqrt(rate))
+    per_window = per_window + CATCH_UP * math.max(0, swing)
+  end
+  return p.window / per_window
 end
 
 -- bucket_size is the burst of GCRA, in permits.
@@ -107,7 +148,7 @@ end
 local NUMBERS = {
   'tat_ms', 'seq', 'own', 'open_last_ms', 'oldest_ms', 'reported', 'foreign', 'foreign_ms',
   'stranger', 'stranger_ms', 'observed_seq', 'tight', 'epoch', 'strikes', 'probe_ms', 'born_ms',
-  'workers', 'rejected',
+  'workers', 'rejected', 'doubtful', 'spent', 'reset_ms', 'rolling_ms',
 }
 
 -- ring is the closed buckets of grants as {last_ms, count}, where they may be read.
@@ -133,6 +174,7 @@ local function load(h, p, buckets)
     a.own = math.max(0, a.own - bucket[2])
   end
   if now - a.foreign_ms > p.horizon then a.foreign = 0 end
+  a.reset_ms, a.rolling_ms = math.min(a.reset_ms, now + p.window), math.min(a.rolling_ms, now)
   return a
 end
 
@@ -151,6 +193,8 @@ local function window_wait(a, p, buckets)
       end
     end
   end
+  local rate = strangers(a, p, now)
+  if rate > 0 and until_reset(a, p, now, rate) < 1 then wait = math.max(wait, a.reset_ms - now) end
   if a.foreign > 0 then wait = math.min(wait, a.foreign_ms + p.horizon - now) end
   if a.probe_ms > 0 and usable(a, p) - a.own >= 1 then wait = math.min(wait, a.probe_ms - now) end
   return math.max(0, math.min(wait, p.horizon))
@@ -192,7 +236,7 @@ local function account(key)
   local a = load(h, p, buckets)
   local free, probing = room(a, p, now)
   answer.limit, answer.used, answer.foreign = usable(a, p), a.own, a.foreign
-  answer.reserve, answer.budget = reserve(a, p, now), budget(a, p, now)
+  answer.reserve, answer.budget = math.ceil(reserve(a, p, now)), budget(a, p, now)
   answer.room, answer.probing = math.max(0, free), probing
   answer.window_wait_ms = whole(window_wait(a, p, buckets))
   answer.interval_ms = emission_interval(a, p, now)

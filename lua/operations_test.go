@@ -184,7 +184,7 @@ func (d *duel) said(t *rapid.T) {
 // inspect: an operator is told what the next admission would find.
 func (d *duel) inspect(t *rapid.T) {
 	d.s.renew(t, d.p, "a", 30_000)
-	keys := []string{d.s.prefix + "account"}
+	keys := []string{d.s.prefix + "account", d.s.prefix + "window"}
 	for _, e := range d.p.endpoints {
 		keys = append(keys, d.s.prefix+"slots:"+e.name)
 	}
