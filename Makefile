@@ -25,7 +25,7 @@ bench: ## measure (4 minutes, on a quiet machine); ARGS='-h' lists the flags
 
 scoreboard: ## compare strategies in virtual time; ARGS='-h' lists the flags
 	@go build -o bin/scoreboard ./cmd/scoreboard
-	@bin/scoreboard -json scoreboard.json $(ARGS)
+	@bin/scoreboard -json scoreboard.json -chart docs/scoreboard.svg $(ARGS)
 
 lint: ## check format, vet, staticcheck and go.mod
 	@unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then \

@@ -33,6 +33,7 @@ type options struct {
 	windows    []string
 	seeds      []uint64
 	json       string
+	chart      string
 }
 
 func main() {
@@ -57,6 +58,7 @@ func parse(args []string) (o options, err error) {
 	seed := f.Uint64("seed", 1, "seed of the first repetition")
 	repeat := f.Int("repeat", 1, "number of seeds to play, counted from -seed")
 	f.StringVar(&o.json, "json", "", "file to write the rows to")
+	f.StringVar(&o.chart, "chart", "", "file to write the chart to, as SVG")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -138,6 +140,9 @@ func (o options) run(t *testing.T) {
 	if o.json != "" {
 		fail(t, scoreboard.WriteJSONFile(o.json, rows))
 	}
+	if o.chart != "" {
+		fail(t, scoreboard.WriteChartFile(o.chart, rows))
+	}
 	if missed > 0 {
 		t.Fail()
 	}
@@ -158,6 +163,9 @@ func (o options) play(t *testing.T, runs []scoreboard.Run) {
 				defer mu.Unlock()
 				done++
 				fmt.Fprintf(os.Stderr, "%4d/%d  %6.1fs  %s\n", done, len(runs), time.Since(began).Seconds(), runs[i].Name())
+				for _, c := range runs[i].Missed() {
+					fmt.Fprintln(os.Stderr, "            ", c)
+				}
 			})
 		}
 	})

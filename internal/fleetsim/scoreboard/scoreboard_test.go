@@ -1,6 +1,11 @@
 package scoreboard
 
 import (
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"strings"
 	"testing"
 
 	"github.com/fleetlimit/fleetlimit/internal/fleetsim"
@@ -49,5 +54,54 @@ func TestOthersArePlayed(t *testing.T) {
 				t.Error("who only reacts was never refused")
 			}
 		})
+	}
+}
+
+func TestTheChartShowsEveryStrategyInWords(t *testing.T) {
+	var rows []Row
+	for _, s := range fleetsim.Strategies() {
+		rows = append(rows, Row{Scenario: "saturated", Strategy: s.Name, Limit: 120, Window: "sliding", Own429: 17, TotalUtilization: 1.1})
+	}
+	svg := Chart(rows)
+	for d := xml.NewDecoder(strings.NewReader(svg)); ; {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, s := range fleetsim.Strategies() {
+		if words := called[s.Name]; words == "" || !strings.Contains(svg, ">"+words+"<") {
+			t.Errorf("%s is not shown as %q", s.Name, words)
+		}
+	}
+}
+
+func TestRowsHaveTheFieldsThatReadersLookFor(t *testing.T) {
+	var text strings.Builder
+	if err := WriteJSON(&text, []Row{{Scenario: "burst"}, {}}); err != nil {
+		t.Fatal(err)
+	}
+	var rows []map[string]any
+	if err := json.Unmarshal([]byte(text.String()), &rows); err != nil || len(rows) != 2 {
+		t.Fatalf("%v in %s", err, text.String())
+	}
+	for _, field := range strings.Fields(`scenario strategy limit window own_429 utilization total_utilization
+		wait_p50_ms wait_p99_ms late_wait_p50_ms late_wait_p99_ms redis_commands_per_admission jain slot_violations`) {
+		if _, ok := rows[0][field]; !ok {
+			t.Errorf("no field %s", field)
+		}
+	}
+}
+
+func TestAMissedGoalSaysByHowMuch(t *testing.T) {
+	for c, want := range map[Check]string{
+		atMost("own 429s", 3, 1):                "own 429s: 3, want at most 1 (missed by 2)",
+		atLeast("utilisation", 0.9, 0.99):       "utilisation: 0.9, want at least 0.99 (missed by 0.09)",
+		atMost("late wait p99 ÷ p50", 1.2, 1.5): "late wait p99 ÷ p50: 1.2, want at most 1.5",
+	} {
+		if c.String() != want {
+			t.Errorf("%q, want %q", c, want)
+		}
 	}
 }
