@@ -52,11 +52,17 @@ func (c *Coordinator) lose(err error) {
 		if l.placed && (l.gate == GateBackoff || l.gate == GateDrain) {
 			c.share.pause(l.notBefore)
 		}
-		l.placed, l.notBefore, l.called, l.had = false, time.Time{}, time.Time{}, l.used
+		l.placed, l.notBefore, l.called = false, time.Time{}, time.Time{}
+		l.had, l.renewed, l.crowded = l.used, c.share.since, false
+	}
+	for _, p := range c.held {
+		p.lane.renewed = earlier(p.lane.renewed, p.renewed)
 	}
 	for _, o := range c.outbox {
-		if o.permit != nil && o.permit.lease != "" && (o.kind == opRelease || o.kind == opReturn) {
+		// A slot that Redis may have freed already may have been given to others.
+		if o.permit != nil && o.permit.lease != "" && !o.tried && (o.kind == opRelease || o.kind == opReturn) {
 			o.lane.had++
+			o.lane.renewed = earlier(o.lane.renewed, o.permit.renewed)
 		}
 	}
 	c.announceAway(err)
@@ -68,6 +74,13 @@ func (c *Coordinator) lose(err error) {
 		}
 	}
 	c.done.Go(c.awaitRedis)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func (c *Coordinator) awayError() error {
@@ -85,7 +98,6 @@ func (c *Coordinator) awaitRedis() {
 		if left, err := c.tell(true); err == nil && c.resume(left) {
 			return
 		}
-		c.expire(time.Now())
 		retry = min(2*retry, lastRetry)
 	}
 }
@@ -250,15 +262,19 @@ func (c *Coordinator) nextAlone(now time.Time) (next *lane) {
 
 // slotsAlone is how many slots of an endpoint this worker may use. At first those
 // that it had, for everybody may go on with what it has. Leases that nobody renews
-// end after their TTL: then the slots are shared anew, and two heartbeats later,
-// when everybody has cut down to its part, those who had less may take theirs. Slots of jobs go on being taken unseen and are not shared anew.
+// end after their TTL, counted from their last renewal, for Redis may be there for
+// others: then the slots are shared anew, and two heartbeats later, when everybody
+// has cut down to its part, those who had less may take theirs. Slots of jobs go on
+// being taken unseen and are not shared anew.
 func (c *Coordinator) slotsAlone(l *lane, now time.Time) int {
-	age := now.Sub(c.share.since)
-	if age < l.leaseTTL {
+	switch {
+	case l.crowded:
+		return 0
+	case now.Sub(l.renewed) < l.keep():
 		return l.had
 	}
 	fair := c.fairSlots(l)
-	if age < l.leaseTTL+c.policy.LeaseTTL*2/3 {
+	if now.Sub(c.share.since) < l.leaseTTL+c.policy.LeaseTTL*2/3 {
 		return min(l.had, fair)
 	}
 	return fair
@@ -275,10 +291,9 @@ func (c *Coordinator) fairSlots(l *lane) int {
 // leases that it had when Redis went away have ended: all but its part, the
 // youngest first. c.mu must be held.
 func (c *Coordinator) beyondShare(now time.Time) (gone []*Permit) {
-	age := now.Sub(c.share.since)
 	var held []*Permit
 	for _, p := range c.held {
-		if age >= p.lane.leaseTTL || now.Sub(p.renewed) > p.lane.leaseTTL {
+		if now.Sub(p.lane.renewed) >= p.lane.keep() || now.Sub(p.renewed) >= p.lane.keep() {
 			held = append(held, p)
 		}
 	}
@@ -302,6 +317,9 @@ func (c *Coordinator) heard(o op) {
 	}
 	if c.away != nil {
 		c.heed(o.said, o.at)
+		// All slots are taken, though this worker keeps to its part: Redis is there
+		// for others, who share them without it.
+		o.lane.crowded = o.lane.crowded || o.lane.slots > 0 && o.said.Status == 429 && o.said.Remaining > 0
 	}
 	if !o.permit.alone || o.pushback() {
 		c.append(o)

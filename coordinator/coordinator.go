@@ -171,6 +171,7 @@ func (c *Coordinator) enlist() {
 	if !c.enlisted {
 		c.enlisted = true
 		c.done.Go(c.beat)
+		c.done.Go(c.watchLeases)
 		c.done.Go(c.listen)
 	}
 }

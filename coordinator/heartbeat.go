@@ -37,9 +37,35 @@ func (c *Coordinator) beat() {
 		case <-c.ctx.Done():
 			return
 		}
+	}
+}
+
+// watchLeases gives up leases in time, whatever hangs in a heartbeat.
+func (c *Coordinator) watchLeases() {
+	for c.nap(c.leaseEnd(time.Now())) {
 		c.expire(time.Now())
 	}
 }
+
+// leaseEnd is how long it is until a lease must be given up if it is not renewed, or
+// until a new one could have to be.
+func (c *Coordinator) leaseEnd(now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := c.policy.LeaseTTL / 3
+	for _, p := range c.held {
+		for _, renewed := range []time.Time{p.renewed, p.lane.renewed} {
+			if end := renewed.Add(p.lane.keep()).Sub(now); end > 0 {
+				next = min(next, end)
+			}
+		}
+	}
+	return max(next, time.Millisecond)
+}
+
+// keep is how long after its last renewal a lease is used: the API needs a moment to
+// notice that a call was broken off, and the lease's TTL begins no earlier.
+func (l *lane) keep() time.Duration { return l.leaseTTL - l.leaseTTL/10 }
 
 // noBeat notes that a heartbeat failed: leases must not end unnoticed.
 func (c *Coordinator) noBeat(err error) {
@@ -134,7 +160,7 @@ func (c *Coordinator) expire(now time.Time) {
 		gone = c.beyondShare(now)
 	} else {
 		for _, p := range c.held {
-			if now.Sub(p.renewed) > p.lane.leaseTTL {
+			if now.Sub(p.renewed) >= p.lane.keep() {
 				gone = append(gone, p)
 			}
 		}

@@ -27,6 +27,9 @@ type lane struct {
 
 	used int // slots that this process holds
 	had  int // slots that it had when Redis went away
+
+	renewed time.Time // the oldest renewal of their leases
+	crowded bool      // in this outage the API has said that all slots are taken
 }
 
 // A waiter is one call of Acquire.

@@ -102,6 +102,7 @@ type op struct {
 	said   Feedback
 	at     time.Time // of what is told: when it was
 	count  int
+	tried  bool // Redis may have heard it already
 	lot    *lot
 	birth  int64
 }
@@ -160,6 +161,7 @@ func retold(ops []op) []op {
 			}
 			o.kind = opRelease
 		}
+		o.tried = true
 		again = append(again, o)
 	}
 	return again
