@@ -1,7 +1,7 @@
 # "make help" lists the targets. Go is all that "make demo" needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench scoreboard
+.PHONY: help demo test lint bench scoreboard soak
 
 # Flags of the demo or the scoreboard, as in: make demo ARGS='-workers 16 -kill'
 ARGS ?=
@@ -26,6 +26,11 @@ bench: ## measure (4 minutes, on a quiet machine); ARGS='-h' lists the flags
 scoreboard: ## compare strategies in virtual time; ARGS='-h' lists the flags
 	@go build -o bin/scoreboard ./cmd/scoreboard
 	@bin/scoreboard -json scoreboard.json -chart docs/scoreboard.svg $(ARGS)
+
+soak: ## break everything for ten minutes and see what holds; ARGS='-for 1h', ARGS='-h'
+	@scripts/redis-server
+	@go build -o bin/soak ./integration/soak
+	@bin/soak $(ARGS)
 
 lint: ## check format, vet, staticcheck and go.mod
 	@unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then \
