@@ -107,6 +107,7 @@ func (k keys) queueOf(e string) string     { return k.prefix + "queue:" + e }
 func (k keys) dueOf(e string) string       { return k.prefix + "due:" + e }
 func (k keys) job(e, id string) string     { return k.prefix + "job:" + e + ":" + id }
 func (k keys) wakeChannel(w string) string { return k.prefix + "wake:" + w }
+func (k keys) wakeAll() string             { return k.prefix + "wake" }
 func (k keys) budget() []string {
 	return []string{k.account(), k.window(), k.backoff(), k.queue(), k.due()}
 }

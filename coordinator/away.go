@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -37,6 +38,10 @@ const (
 
 	maxPause = 5 * time.Minute
 )
+
+// errResumption is why a worker whose own way to Redis was never cut goes on alone: it
+// must not stand still while those who come back tell what they spent.
+var errResumption = errors.New("others tell what they spent while Redis was away")
 
 // lose opens the breaker: until Redis answers again no caller waits for it. c.mu
 // must be held.
@@ -74,6 +79,7 @@ func (c *Coordinator) lose(err error) {
 		}
 	}
 	c.done.Go(c.awaitRedis)
+	c.signal() // the dispatcher may sleep until a time that Redis named
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -145,12 +151,12 @@ func (c *Coordinator) resume(left time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.muted = false
+	c.signal()
 	if err != nil {
 		return false
 	}
 	c.announceBack()
 	c.away = nil
-	c.signal()
 	return true
 }
 

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
 )
 
 // A link is one process's way to Redis, which can be cut, or hang.
@@ -38,6 +40,7 @@ func (l *link) dial(context.Context, string, string) (net.Conn, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	conn = redistest.Buffered(conn)
 	l.conns = append(l.conns, conn)
 	return &linkConn{conn, l}, nil
 }

@@ -275,7 +275,9 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 	if c.away != nil {
 		return c.tryAlone(l, time.Now())
 	}
-	asks := []ask{{lane: l, n: 1, priority: clampPriority(r.Priority), since: sinceOf(r)}}
+	asks := []ask{{
+		lane: l, n: 1, priority: clampPriority(r.Priority), since: sinceOf(r), known: c.share.born,
+	}}
 	c.mu.Unlock()
 	asked := time.Now()
 	answer, err := c.sendInTime(ctx, asks, nil)
@@ -296,6 +298,13 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 	c.learn(reply.budget, asked)
 	c.epoch, c.share.instant = reply.epoch, reply.instant()
 	c.observe(asks, nil, answer)
+	if c.share.dirty {
+		c.signal() // Redis has lost its memory
+	}
+	if reply.granted == 0 && reply.gate == GateAway && c.whenAway == OwnShare && !c.closed {
+		c.lose(errResumption)
+		return c.tryAlone(l, time.Now())
+	}
 	if reply.granted == 0 {
 		return nil, &WaitError{Account: c.account, Endpoint: r.Endpoint, Gate: reply.gate, Wait: reply.wait}
 	}
@@ -306,6 +315,7 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 		return nil, ErrClosed
 	}
 	c.hold(p)
+	c.share.add(p.counted, 1, 0)
 	return p, nil
 }
 

@@ -62,7 +62,6 @@ func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Du
 		return nil, nil, c.serveAlone(now), false
 	}
 	next = time.Hour
-	known := c.share.knownBirth(now)
 	for _, l := range c.lanes {
 		if l.waiters.Len() == 0 {
 			continue
@@ -75,7 +74,7 @@ func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Du
 		l.called = time.Time{}
 		asks = append(asks, ask{
 			lane: l, n: min(l.waiters.Len(), maxAsk),
-			priority: first.priority, since: first.since, queue: true, known: known,
+			priority: first.priority, since: first.since, queue: true, known: c.share.born,
 		})
 	}
 	if wait := c.quiet.Sub(now); wait > 0 && len(asks) == 0 {
@@ -103,7 +102,7 @@ func (c *Coordinator) unheard(now time.Time) (ops []op) {
 		return nil
 	}
 	c.share.dirty = false
-	if c.share.knew != 0 && c.share.knownBirth(now) != 0 {
+	if c.share.knew != 0 {
 		ops = append(ops, op{kind: opKnew, birth: c.share.knew})
 	}
 	c.share.knew = 0
@@ -189,7 +188,7 @@ func (c *Coordinator) learn(b budget, asked time.Time) {
 // again. c.mu must be held.
 func (c *Coordinator) lostMemory() {
 	c.announceForgotten()
-	c.share.forgotten()
+	c.share.forgotten(time.Now())
 	for _, p := range c.held {
 		p.unknown = true
 	}
@@ -218,6 +217,9 @@ func (c *Coordinator) serve(a ask, r admission, asked time.Time) {
 		c.hold(p)
 		c.share.add(p.counted, 1, 0)
 		l.pop().finish(p, nil)
+	}
+	if c.away == nil && r.gate == GateAway && c.whenAway == OwnShare && !c.closed {
+		c.lose(errResumption)
 	}
 	if c.away != nil {
 		return
@@ -276,23 +278,71 @@ func refused(err error) bool {
 	})
 }
 
-// listen hears when this process's turn has come earlier than it was told.
-// Messages can be lost: every wait has an end of its own.
+// listen hears when this process's turn has come earlier than it was told, and when
+// all are to tell what they know. Messages can be lost: every wait has an end of its
+// own. A subscription that had to be renewed says that Redis may have lost more than
+// messages.
 func (c *Coordinator) listen() {
-	sub := c.rdb.Subscribe(c.ctx, c.keys.wakeChannel(c.worker))
+	sub := c.rdb.Subscribe(c.ctx, c.keys.wakeChannel(c.worker), c.keys.wakeAll())
 	defer sub.Close()
-	messages := sub.Channel(redis.WithChannelHealthCheckInterval(30 * time.Second))
-	for {
+	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(30 * time.Second))
+	for confirmed := 0; ; {
 		select {
 		case m, ok := <-messages:
 			if !ok {
 				return
 			}
-			if wait, endpoint, ok := strings.Cut(m.Payload, " "); ok {
-				c.hear(endpoint, millis(wait))
+			switch m := m.(type) {
+			case *redis.Message:
+				if m.Channel == c.keys.wakeAll() {
+					c.tellAll()
+				} else if wait, endpoint, ok := strings.Cut(m.Payload, " "); ok {
+					c.hear(endpoint, millis(wait))
+				}
+			case *redis.Subscription:
+				if confirmed++; confirmed > 2 {
+					c.look()
+				}
 			}
 		case <-c.ctx.Done():
 			return
+		}
+	}
+}
+
+// tellAll is what a worker does when Redis wants to hear from everybody.
+func (c *Coordinator) tellAll() {
+	c.mu.Lock()
+	alone := c.whenAway == OwnShare && c.away == nil && !c.closed
+	if alone {
+		c.lose(errResumption)
+	}
+	c.mu.Unlock()
+	if !alone {
+		c.look()
+	}
+}
+
+// look asks Redis how things stand, and with it whether it knows them still.
+func (c *Coordinator) look() {
+	c.mu.Lock()
+	there := c.away == nil && !c.closed
+	c.mu.Unlock()
+	if !there {
+		return
+	}
+	now := time.Now()
+	a, err := c.sendInTime(c.ctx, nil, nil)
+	if err != nil {
+		return // a heartbeat, or a caller, will notice
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away == nil {
+		c.learn(a.settled.budget, now)
+		c.observe(nil, nil, a)
+		if c.share.dirty {
+			c.signal()
 		}
 	}
 }

@@ -85,16 +85,7 @@ func (c *Coordinator) ask(now time.Time, every time.Duration) {
 	if fresh {
 		return
 	}
-	a, err := c.sendInTime(c.ctx, nil, nil)
-	if err != nil {
-		return // renew, or a caller, will notice
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.away == nil {
-		c.learn(a.settled.budget, now)
-		c.observe(nil, nil, a)
-	}
+	c.look()
 }
 
 // renew is one call of renew.lua.
@@ -129,7 +120,7 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 		}
 	}
 	if workers, err = strconv.Atoi(reply[0]); err == nil && c.away == nil {
-		c.share.workers = workers
+		c.share.count(workers, now)
 	}
 	c.mu.Unlock()
 	c.tellLost(gone)

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -155,7 +156,11 @@ func (c *Coordinator) announceLost(gone []*Permit) {
 func (c *Coordinator) announceAway(err error) {
 	workers := c.share.workers
 	c.announce(func() {
-		c.log.Warn("Redis does not answer", "err", err, "behaviour", c.whenAway.String(), "workers", workers)
+		level, text := slog.LevelWarn, "Redis does not answer"
+		if err == errResumption {
+			level, text = slog.LevelInfo, "going on alone while others tell what they spent"
+		}
+		c.log.Log(context.Background(), level, text, "err", err, "behaviour", c.whenAway.String(), "workers", workers)
 		if f := c.events.Degraded; f != nil {
 			f(Degradation{c.account, err, c.whenAway, workers})
 		}

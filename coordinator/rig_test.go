@@ -12,6 +12,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
 )
 
 // A rig is a Redis in memory whose clock is that of the synctest bubble.
@@ -40,8 +42,14 @@ func inVirtualTime(t *testing.T, test func(t *testing.T, r *rig)) {
 // client returns a connection pool of its own, as another process would have.
 func (r *rig) client() *redis.Client {
 	return redis.NewClient(&redis.Options{
-		Addr:            "127.0.0.1:6379",
-		Dialer:          func(context.Context, string, string) (net.Conn, error) { return r.mini.Dial() },
+		Addr: "127.0.0.1:6379",
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			conn, err := r.mini.Dial()
+			if err != nil {
+				return nil, err
+			}
+			return redistest.Buffered(conn), nil
+		},
 		DisableIdentity: true,
 		Protocol:        2,
 	})

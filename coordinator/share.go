@@ -26,9 +26,10 @@ type share struct {
 	used    float64
 	credit  float64 // content of the pace bucket
 	workers int
-	born    int64   // the account's birth
-	knew    int64   // the birth of an account that Redis has forgotten; 0: none
-	instant float64 // the clock of Redis when it was last heard, ms; shown to people only
+	born    int64     // the account's birth
+	knew    int64     // the birth of an account that Redis has forgotten; 0: none
+	blind   time.Time // until then Redis does not know all that it forgot
+	instant float64   // the clock of Redis when it was last heard, ms; shown to people only
 
 	grants []*lot // oldest first, not older than the horizon
 	own    int    // sum of grants
@@ -58,7 +59,17 @@ func (s *share) hear(b budget, asked time.Time) {
 	}
 	s.known, s.heard = true, asked
 	s.limit, s.used, s.credit = float64(b.limit), float64(b.own), b.credit
-	s.workers, s.born = int(b.workers), b.born
+	s.born = b.born
+	s.count(int(b.workers), asked)
+}
+
+// count takes over how many workers are alive. A Redis that has lost its memory finds
+// out only by and by.
+func (s *share) count(workers int, now time.Time) {
+	if now.Before(s.blind) {
+		workers = max(workers, s.workers)
+	}
+	s.workers = workers
 }
 
 // add counts n requests of this worker.
@@ -80,25 +91,19 @@ func (s *share) evict(now time.Time) {
 	}
 }
 
-// knownBirth is the account's birth if this worker has sent anything in the window,
-// which a Redis of another memory would not know of.
-func (s *share) knownBirth(now time.Time) int64 {
-	s.evict(now)
-	if s.own == 0 {
-		return 0
-	}
-	return s.born
-}
-
 // begin is the start of an outage.
 func (s *share) begin(now time.Time) {
 	s.evict(now)
 	s.since, s.spent = now, 0
+	if now.Before(s.blind) {
+		s.used = s.limit // what Redis says is not all that was sent
+	}
 	if !s.known {
 		s.limit = math.Max(1, math.Floor(float64(s.policy.Limit)*s.policy.Headroom+1e-6))
 		s.used = s.limit
 	}
-	unheard := s.credit + s.limit*float64(now.Sub(s.heard))/float64(s.policy.Window) + 1
+	// A bucket in debt, as a pause leaves it, is no room.
+	unheard := math.Max(0, s.credit+s.limit*float64(now.Sub(s.heard))/float64(s.policy.Window)) + 1
 	free := math.Max(0, s.limit-s.used-unheard)
 	s.base = float64(s.own) + free/math.Max(1, float64(s.workers))
 	if next := now.Add(s.interval(now)); next.After(s.next) {
@@ -201,7 +206,8 @@ func (s *share) pause(until time.Time) {
 }
 
 // forgotten notes that Redis has lost its memory: all must be told again.
-func (s *share) forgotten() {
+func (s *share) forgotten(now time.Time) {
+	s.blind = now.Add(s.horizon())
 	s.knew, s.dirty = s.born, true
 	for _, g := range s.grants {
 		g.untold = g.n

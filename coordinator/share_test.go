@@ -86,6 +86,18 @@ func TestSharesTogetherFitTheLimit(t *testing.T) {
 	})
 }
 
+// A pause leaves the bucket in debt: what it owes is not there to be spent.
+func TestBucketInDebtIsNoRoomInTheShare(t *testing.T) {
+	now := time.Now()
+	s := &share{policy: Policy{Limit: 120, Headroom: 1}.WithDefaults()}
+	s.add(now, 30, 0)
+	s.hear(budget{limit: 120, own: 120, credit: -9, workers: 4}, now)
+	s.begin(now)
+	if at := now.Add(30 * time.Second); s.wait(at) == 0 {
+		t.Errorf("may send %v more though the window is full", s.most(at)-30)
+	}
+}
+
 func TestShareOfUnknownFleetIsNothing(t *testing.T) {
 	now := time.Now()
 	s := &share{policy: Policy{Limit: 100}.WithDefaults()}

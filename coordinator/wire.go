@@ -28,7 +28,7 @@ type ask struct {
 	priority Priority
 	since    string
 	queue    bool
-	known    int64 // the account's birth, as far as this worker depends on it
+	known    int64 // the account's birth as this worker knows it; 0: not yet
 }
 
 // An admission is the answer to it.

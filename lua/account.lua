@@ -39,6 +39,8 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
   epoch, strikes  how often the API pushed back; how often in a row
   born_ms       when the account was created; another value than a worker knows
                 says that Redis has lost its memory since
+  reborn_ms     when a worker said so: until all have had a heartbeat to tell which
+                slots are taken, none is given
   workers       how many workers were alive at the last heartbeat of any
   rejected      429s that the API has said since the account was created
   drain:<worker>  until when an operator keeps this worker from new permits
@@ -50,6 +52,7 @@ local PROBE = 2000         -- time between requests that look whether strangers 
 local GRACE = 1000         -- how late a place in a queue may be claimed
 local RESUMPTION = 5000    -- after Redis was away: time for all workers to tell what they spent
 local AWAY = 'Redis was away'
+local LONGEST_BEAT = 60000 -- after which all who hold slots have told so, once Redis has forgotten it
 local IDLE_TTL = 600000    -- an idle account disappears after this time
 local BUCKETS = 512        -- buckets per window of the ring of grants
 local DOUBT = 2            -- standard deviations of strangers for which the reserve is enough
@@ -65,7 +68,7 @@ local FIELDS = {
   'reported', 'foreign', 'foreign_ms', 'stranger', 'stranger_ms', 'observed_seq',
   'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms', 'born_ms', 'workers',
   'doubtful', 'spent', 'reset_ms', 'rolling_ms',
-  'rejected', 'drain:' .. ARGV[1],
+  'reborn_ms', 'rejected', 'drain:' .. ARGV[1],
 }
 
 local function clock()
@@ -385,19 +388,37 @@ local function end_with_one_permit(a, p, now, left)
 end
 
 -- resumption pauses the account for a while in which all workers tell what they
--- spent while Redis was away, and go on with their own shares.
-local function resumption(a, p, key, now, length, worker)
-  if length <= pause_left(key, now) then return end
-  set_pause(key, now, length, AWAY, worker, a.strikes, a.epoch)
+-- spent while Redis was away, and go on with their own shares. If the API has asked
+-- for a pause, that pause gets longer, and nobody goes on in it. All workers are told,
+-- also those who wait and would not ask for long.
+local function resumption(a, p, keys, now, length, worker)
+  local key = keys[3]
+  local left, api, hold = pause_left(key, now)
+  if length <= left then return end
+  if api > 0 and redis.call('HGET', key, 'reason') ~= AWAY then
+    redis.call('HSET', key, 'until_ms', ms(now + length), 'length_ms', ms(length))
+    redis.call('PEXPIRE', key, int(math.ceil(math.max(length, hold))))
+  else
+    set_pause(key, now, length, AWAY, worker, a.strikes, a.epoch)
+  end
   end_with_one_permit(a, p, now, length)
+  redis.call('PUBLISH', string.sub(keys[1], 1, -8) .. 'wake', AWAY)
 end
 
--- check_memory compares the account's birth with the one that a worker knew, who has
--- sent something in the last window. If they differ, Redis has lost its memory, and
--- what was sent is known to the workers alone: they get a while to tell.
-local function check_memory(a, p, key, now, known, worker)
+-- resumption_left tells such a pause from one that the API or an operator asked for,
+-- in which nobody may go on.
+local function resumption_left(key, now)
+  local _, api, hold = pause_left(key, now)
+  return hold == 0 and api > 0 and redis.call('HGET', key, 'reason') == AWAY and api or 0
+end
+
+-- check_memory compares the account's birth with the one that a worker knew. If they
+-- differ, Redis has lost its memory, and what was sent is known to the workers alone:
+-- they get a while to tell. (Heartbeats keep an account whose workers are idle.)
+local function check_memory(a, p, keys, now, known, worker)
   if known > 0 and known ~= a.born_ms then
-    resumption(a, p, key, now, a.born_ms + RESUMPTION - now, worker)
+    if a.reborn_ms == 0 then a.reborn_ms = now end
+    resumption(a, p, keys, now, a.born_ms + RESUMPTION - now, worker)
   end
 end
 
@@ -428,6 +449,7 @@ local function load_account(keys, p)
   a.foreign_ms, a.stranger_ms = math.min(a.foreign_ms, now), math.min(a.stranger_ms, now)
   a.probe_ms = math.min(a.probe_ms, now + MAX_PAUSE)
   a.reset_ms, a.rolling_ms = math.min(a.reset_ms, now + p.window), math.min(a.rolling_ms, now)
+  a.reborn_ms = math.min(a.reborn_ms, now)
   a.left_seq, a.observed_seq = math.min(a.left_seq, a.seq), math.min(a.observed_seq, a.seq)
   if a.ticket_ms > now + 1000 then a.ticket_ms = 0 end
   evict(a, p, keys[2], now)
@@ -445,7 +467,7 @@ local function save_account(a, p, keys)
     'tight', int(a.tight), 'epoch', int(a.epoch), 'strikes', int(a.strikes), 'ticket_ms', ms(a.ticket_ms),
     'probe_ms', ms(a.probe_ms), 'born_ms', int(a.born_ms), 'doubtful', ms(a.doubtful),
     'spent', int(a.spent), 'reset_ms', ms(a.reset_ms), 'rolling_ms', ms(a.rolling_ms),
-    'rejected', int(a.rejected))
+    'reborn_ms', ms(a.reborn_ms), 'rejected', int(a.rejected))
   redis.call('PEXPIRE', keys[1], int(math.max(IDLE_TTL, 2 * p.horizon)))
 end
 

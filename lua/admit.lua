@@ -31,6 +31,9 @@ local function slots_gate(e)
   local slots, ttl = key_of(e, SLOTS), lease_ttl_of(e)
   redis.call('ZREMRANGEBYSCORE', slots, '-inf', ms(now))
   local free = cap_of(e) - redis.call('ZCARD', slots)
+  -- Who holds a slot and is otherwise idle tells it with its heartbeat; who watches
+  -- a job, with its next poll.
+  if a.reborn_ms > 0 and now < a.reborn_ms + math.min(ttl / 3, LONGEST_BEAT) + GRACE then return 0 end
   if free <= 0 then
     local beyond = redis.call('ZRANGEBYSCORE', slots, '(' .. ms(now + ttl), '+inf')
     for _, lease in ipairs(beyond) do
@@ -100,8 +103,10 @@ local function take_slots(e, granted)
 end
 
 -- which_gate says which gate kept permits back.
-local function which_gate(paused, free, pace_wait, window_wait)
-  if paused > 0 then return 'backoff' end
+local function which_gate(account_paused, paused, free, pace_wait, window_wait)
+  if paused > 0 then
+    return account_paused == paused and resumption_left(KEYS[3], now) > 0 and 'away' or 'backoff'
+  end
   if free < 1 then return 'slots' end
   if window_wait > 0 and window_wait >= pace_wait then return 'window' end
   if pace_wait > 0 then return 'pace' end
@@ -182,7 +187,7 @@ local function admit(replies, e, wanted, head_start, waits_since, may_queue)
     end
     local pace_wait, window_wait
     wait, pace_wait, window_wait = budget_wait(a, policy, KEYS[2], now, paused)
-    gate = which_gate(paused, free, pace_wait, window_wait)
+    gate = which_gate(account_paused, paused, free, pace_wait, window_wait)
 
     local ahead = budget_ahead
     if granted > 0 then ahead = redis.call('ZCARD', KEYS[4]) - (budget_mine and 1 or 0) end

@@ -70,8 +70,8 @@ Reply: array of strings
       2 number of the last permit granted; the permits are consecutive, and their
         leases are "<worker>:<instant of this exchange>:<number>"
       3 own requests in the window, these included
-      4 gate that kept back the rest: drain, backoff,
-        pace, window, slots, turn; or ""
+      4 gate that kept back the rest: drain, backoff, away (a resumption: go on with
+        your own share), pace, window, slots, turn; or ""
       5 how long to wait before asking again, ms
       6 instant from which the granted callers waited, ms
 --]]
@@ -113,7 +113,7 @@ while cursor <= #ARGV do
   elseif op == 'adopt' then
     adopt(e, next_arg())
   elseif op == 'knew' then
-    check_memory(a, policy, KEYS[3], now, next_number(), worker)
+    check_memory(a, policy, KEYS, now, next_number(), worker)
   elseif op == 'resume' then
     resume(next_number())
   elseif op == 'said' then
@@ -135,7 +135,7 @@ elseif nobody_waits_for_budget then
 end
 save_account(a, policy, KEYS)
 return {
-  int(released), int(a.epoch), ms(paused), ms(away_left()), int(a.born_ms), int(a.own),
+  int(released), int(a.epoch), ms(paused), ms(resumption_left(KEYS[3], now)), int(a.born_ms), int(a.own),
   int(budget(a, policy, now)), ms(credit(a, policy, now)), int(a.workers), int(a.foreign),
   ms(now), unpack(admissions),
 }

@@ -31,6 +31,10 @@ func TestAccountRecoversFromLossAndGarbage(t *testing.T) {
 	})
 }
 
+// spoilField changes a field of a hash that still exists: on a real Redis, pauses end
+// by the real clock.
+var spoilField = redis.NewScript(`if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end return 1`)
+
 // spoil deletes a key, or a field of a hash, or writes garbage into it.
 func spoil(t *rapid.T, s *server) {
 	keys := s.keys(t)
@@ -45,11 +49,15 @@ func spoil(t *rapid.T, s *server) {
 	case rapid.IntRange(0, 1).Draw(t, "how") == 0:
 		err = s.rdb.Del(ctx, key).Err()
 	case kind == "hash":
-		field := rapid.SampledFrom(s.rdb.HKeys(ctx, key).Val()).Draw(t, "field")
+		fields := s.rdb.HKeys(ctx, key).Val()
+		if len(fields) == 0 {
+			return // a pause that has just ended
+		}
+		field := rapid.SampledFrom(fields).Draw(t, "field")
 		if field == "own" || field == "open_n" {
 			return // nobody can tell a wrong count from a right one
 		}
-		err = s.rdb.HSet(ctx, key, field, garbage).Err()
+		err = spoilField.Run(ctx, s.rdb, []string{key}, field, garbage).Err()
 	case kind == "zset":
 		member := rapid.SampledFrom(s.rdb.ZRange(ctx, key, 0, -1).Val()).Draw(t, "member")
 		score := rapid.SampledFrom([]float64{0, 1.1e12, 9.1e14, -9.1e14}).Draw(t, "score")

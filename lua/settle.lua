@@ -79,9 +79,19 @@ local function bind(e, lease, key, ttl)
   end
 end
 
+-- A job that is seen alive takes a slot. If Redis has forgotten which, as it can
+-- have in an account that is younger than the job may be, it gets one anew.
 local function seen(e, key, ttl)
   local lease = redis.call('GET', key)
-  if lease and extend_lease(e, lease, ttl) then redis.call('PEXPIRE', key, int(ttl)) end
+  if lease and extend_lease(e, lease, ttl) then
+    redis.call('PEXPIRE', key, int(ttl))
+  elseif a.reborn_ms > 0 and now - a.reborn_ms < ttl
+      and redis.call('ZCOUNT', key_of(e, SLOTS), '(' .. ms(now), '+inf') < cap_of(e) then
+    lease = worker .. ':' .. ms(now) .. ':' .. int(cursor)
+    redis.call('ZADD', key_of(e, SLOTS), ms(now + ttl), lease)
+    keep_key(key_of(e, SLOTS), ttl + GRACE)
+    redis.call('SET', key, lease, 'PX', int(ttl))
+  end
 end
 
 -- adopt writes down a lease that the worker took from its own share.
@@ -119,14 +129,9 @@ local function spent(count, age)
   if count >= 1 and age < policy.horizon then count_past(a, policy, KEYS[2], now - age, count) end
 end
 
-local function away_left()
-  local _, left = pause_left(KEYS[3], now)
-  return left > 0 and redis.call('HGET', KEYS[3], 'reason') == AWAY and left or 0
-end
-
 local function resume(outage)
-  if away_left() > 0 or a.open_last_ms > now - outage + 1000 then return end
-  resumption(a, policy, KEYS[3], now, RESUMPTION, worker)
+  if resumption_left(KEYS[3], now) > 0 or a.open_last_ms > now - outage + 1000 then return end
+  resumption(a, policy, KEYS, now, RESUMPTION, worker)
 end
 
 -- Feedback

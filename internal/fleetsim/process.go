@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
 )
 
 // Process is one worker of the fleet, with connections of its own.
@@ -44,7 +46,13 @@ func (p *Process) Rand(stream uint64) *rand.Rand {
 
 func (w *World) startProcess(number, life int) {
 	p := &Process{World: w, Number: number, Life: life}
-	p.redis = newLink(func(context.Context) (net.Conn, error) { return w.Redis.Dial() })
+	p.redis = newLink(func(context.Context) (net.Conn, error) {
+		conn, err := w.Redis.Dial()
+		if err != nil {
+			return nil, err
+		}
+		return redistest.Buffered(conn), nil
+	})
 	p.api = newLink(func(ctx context.Context) (net.Conn, error) { return w.listener.DialContext(ctx, "", "") })
 	p.transport = &http.Transport{DialContext: p.api.DialContext, MaxIdleConnsPerHost: 1000}
 	p.Base = &departure{world: w, process: number, base: p.transport, rng: p.Rand(1)}
