@@ -158,7 +158,7 @@ func (s *server) requireTTLs(f fails) {
 	const withoutTTL = `
 		local found = {}
 		for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
-			if redis.call('PTTL', key) <= 0 then found[#found + 1] = key end
+			if redis.call('PTTL', key) == -1 then found[#found + 1] = key end
 		end
 		return found`
 	found, err := s.rdb.Eval(context.Background(), withoutTTL, nil, s.prefix+"*").StringSlice()
