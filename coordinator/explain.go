@@ -122,11 +122,15 @@ func (s *State) notes() (notes []string) {
 		add("The API reports a limit of %d requests, the policy allows %d: the fleet leaves %d unused.", s.Reported, s.PolicyLimit, s.Reported-s.PolicyLimit)
 	}
 	if s.Strangers >= 0 && s.Strangers <= s.Window+s.Jitter {
-		add("Somebody else uses this key: %d requests in the window, seen %s ago. %d more are kept free for them. Look for clients of the key outside the fleet.",
-			s.Foreign, brief(s.Strangers), s.Reserve)
+		if s.Foreign > 0 {
+			add("Somebody else uses this key: %d requests in the window, seen %s ago; %d more are kept free for them. Look for clients of the key outside the fleet.",
+				s.Foreign, brief(s.Strangers), s.Reserve)
+		} else {
+			add("Somebody else seemed to use this key %s ago; %d requests are kept free in case they come back.", brief(s.Strangers), s.Reserve)
+		}
 	}
 	if s.Rejected > 0 {
-		add("The API has said 429 %s since the account was created, %s ago or less.", times(s.Rejected), "ten idle minutes")
+		add("The API has said 429 %s in this account's life, which ends with ten idle minutes.", times(s.Rejected))
 	}
 	for _, d := range s.Drained {
 		add("Worker %s is drained by %s (%s) and gets no permits for %s more; fleetlimit drain --undo %s -a %s ends that.",

@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/fleetlimit/fleetlimit/coordinator"
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
 )
@@ -19,6 +21,7 @@ of the Mavera API whose calls take a hundredth of the real time.
   workerdemo -window fixed              a mock whose window resets
   workerdemo -redis redis://127.0.0.1   a real Redis
   workerdemo -workers 16 -kill          more workers, and one that dies
+  workerdemo -http 127.0.0.1:8080       with a live page in the browser
   workerdemo worker -h                  one worker alone
   workerdemo upstream -h                the mock alone
 
@@ -39,6 +42,7 @@ type demoOptions struct {
 	mix               mix
 	window            mockapi.Mode
 	kill, json        bool
+	http              string
 }
 
 func parseDemo(args []string, stdout io.Writer) (o demoOptions, err error) {
@@ -53,6 +57,7 @@ func parseDemo(args []string, stdout io.Writer) (o demoOptions, err error) {
 	window := fs.window()
 	headroom := fs.headroom(tier)
 	kill := fs.Bool("kill", false, "SIGKILL one worker when half of the requests are done")
+	addr := fs.text("http", "", "loopback `address` on which to serve a live page while the demo runs, as in 127.0.0.1:8080")
 	json := fs.Bool("json", false, "print one JSON object on stdout at the end, and everything else on stderr")
 	fs.checks = append(fs.checks, func() error {
 		if *kill && *workers < 2 {
@@ -69,7 +74,7 @@ func parseDemo(args []string, stdout io.Writer) (o demoOptions, err error) {
 	o = demoOptions{
 		plan:  plan{Tier: *tier, Headroom: *headroom},
 		redis: *redis, upstream: *upstream, key: *key, workers: *workers, requests: *requests,
-		mix: *m, window: *window, kill: *kill, json: *json,
+		mix: *m, window: *window, kill: *kill, json: *json, http: *addr,
 	}
 	if o.upstream == "" {
 		o.plan.LeaseTTL, o.plan.JobTTL = demoLeaseTTL, demoJobTTL
@@ -132,6 +137,14 @@ func runDemo(ctx context.Context, args []string, t terminal) error {
 		s := setup{Worker: name + "-" + id, Redis: o.redis, Upstream: o.upstream, Key: o.key, Plan: o.plan, Callers: callers}
 		return spawn(name, s, f.view, events)
 	}
+	if o.http != "" {
+		url, stop, err := servePage(rig.rdb, o.http)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		f.view.log("the live page is at %s", url)
+	}
 	names := make([]string, o.workers)
 	for i := range names {
 		names[i] = fmt.Sprintf("w%d", i+1)
@@ -170,6 +183,7 @@ func conclude(s summary, asJSON bool, t terminal) error {
 
 // A rig is the parent's own connection to Redis.
 type rig struct {
+	rdb      *redis.Client
 	observer *coordinator.Coordinator
 	close    func()
 }
@@ -186,5 +200,5 @@ func newRig(ctx context.Context, redisURL, key string, p plan) (*rig, error) {
 		rdb.Close()
 		return nil, err
 	}
-	return &rig{c, func() { c.Close(); rdb.Close() }}, nil
+	return &rig{rdb, c, func() { c.Close(); rdb.Close() }}, nil
 }
