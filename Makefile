@@ -22,7 +22,6 @@ test: ## run all tests, those against a real Redis too (REDIS_URL, or redis-serv
 # Side by side with other limiters, on one Redis; writes bench/bench.json.
 bench: ## measure (4 minutes, on a quiet machine); ARGS='-h' lists the flags
 	@scripts/redis-server
-	@scripts/chromium
 	@cd bench && go build -o ../bin/bench . && ../bin/bench $(ARGS)
 
 scoreboard: ## compare strategies in virtual time; ARGS='-h' lists the flags
