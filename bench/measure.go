@@ -29,6 +29,10 @@ type row struct {
 	ProcessCPU float64 `json:"redis_process_cpu_us_per_admission"` // of the server process, reading and writing included
 	Allocs     float64 `json:"allocations_per_admission"`
 	Repeats    int     `json:"repeats"`
+
+	Size         int     `json:"size,omitempty"`              // of what grows
+	AccountBytes float64 `json:"bytes_per_account,omitempty"` // in Redis
+	LeaseBytes   float64 `json:"bytes_per_lease,omitempty"`
 }
 
 // measure runs an implementation once in so many processes with so many callers each.

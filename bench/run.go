@@ -62,6 +62,11 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	more, err := alone(ctx, rdb, o)
+	if err != nil {
+		return err
+	}
+	rows = append(rows, more...)
 	fmt.Print(table(rows))
 	if o.out == "" {
 		return nil
@@ -71,6 +76,30 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	return os.WriteFile(o.out, append(text, '\n'), 0o644)
+}
+
+// alone measures what only we have, or what grows.
+func alone(ctx context.Context, rdb *redis.Client, o options) (rows []row, err error) {
+	add := func(name string, measure func() ([]row, error)) {
+		if err == nil && strings.Contains(name, o.cases) && strings.Contains(fleetlimit.name, o.only) {
+			var more []row
+			more, err = measure()
+			rows = append(rows, more...)
+		}
+	}
+	add("growth", func() ([]row, error) { return grow(ctx, rdb, o) })
+	for _, size := range []int{1, 1000} {
+		add("growth: waiting workers", func() ([]row, error) {
+			r, err := queue(ctx, rdb, o, size)
+			return []row{r}, err
+		})
+	}
+	add("freed slot in use again", func() ([]row, error) {
+		r, err := handOver(ctx, rdb)
+		return []row{r}, err
+	})
+	add("memory", func() ([]row, error) { return leaseMemory(ctx, rdb) })
+	return rows, err
 }
 
 // compare measures everybody under every load. The repeats take turns, so that

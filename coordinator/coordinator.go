@@ -72,6 +72,8 @@ type Coordinator struct {
 	log     *slog.Logger
 	timeout time.Duration
 
+	sharded bool // Redis is a cluster: wake-ups go by sharded pub/sub
+
 	budgetKeys, callerArgs []any // the same in every call of exchange.lua
 
 	whenAway WhenAway
@@ -148,6 +150,7 @@ func New(rdb redis.UniversalClient, policy Policy, opts Options) (*Coordinator, 
 		gone:    make(chan struct{}),
 		flushed: make(chan struct{}),
 	}
+	_, c.sharded = rdb.(*redis.ClusterClient)
 	c.budgetKeys = anys(c.keys.budget())
 	c.callerArgs = append([]any{worker}, c.policyArgs()...)
 	c.share.policy = c.policy

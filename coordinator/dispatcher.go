@@ -283,7 +283,11 @@ func refused(err error) bool {
 // own. A subscription that had to be renewed says that Redis may have lost more than
 // messages.
 func (c *Coordinator) listen() {
-	sub := c.rdb.Subscribe(c.ctx, c.keys.wakeChannel(c.worker), c.keys.wakeAll())
+	subscribe := c.rdb.Subscribe
+	if c.sharded {
+		subscribe = c.rdb.SSubscribe
+	}
+	sub := subscribe(c.ctx, c.keys.wakeChannel(c.worker), c.keys.wakeAll())
 	defer sub.Close()
 	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(30 * time.Second))
 	for confirmed := 0; ; {

@@ -296,7 +296,8 @@ func TestHeartbeatsWriteTheTimelineDown(t *testing.T) {
 		if first.Ago < 9*time.Minute || last.Ago > 11*time.Second {
 			t.Errorf("the timeline goes from %v to %v ago", first.Ago, last.Ago)
 		}
-		if last.Granted-first.Granted != 2 || last.Rejected != 1 || last.Paused || !slices.ContainsFunc(samples, func(s Sample) bool { return s.Paused && s.Waiting == 1 }) {
+		// The first heartbeat may have come before the first two grants.
+		if granted := last.Granted - first.Granted; granted < 2 || granted > 4 || last.Rejected != 1 || last.Paused || !slices.ContainsFunc(samples, func(s Sample) bool { return s.Paused && s.Waiting == 1 }) {
 			t.Errorf("from %+v to %+v", first, last)
 		}
 	})

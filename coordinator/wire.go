@@ -209,6 +209,9 @@ func (x *call) write(c *Coordinator, asks []ask, ops []op) {
 		x.keys = append(x.keys, l.keys...)
 		x.args = append(x.args, l.args...)
 	}
+	if c.sharded {
+		x.args = append(x.args, "sharded")
+	}
 	for i := range ops {
 		if !ops[i].frees() {
 			x.writeOp(c, &ops[i])

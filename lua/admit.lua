@@ -7,7 +7,7 @@ no script of its own.
 
 -- Gate 1, backoff: how long are the account, and the endpoint, still paused?
 local function backoff_gate(e)
-  return pause_left(KEYS[3], now), e > 0 and pause_left(key_of(e, BACKOFF), now) or 0
+  return (paused_for(KEYS[3])), e > 0 and paused_for(key_of(e, BACKOFF)) or 0
 end
 
 -- Gate 2, pace: how many permits does the GCRA bucket hold? Its theoretical
@@ -28,9 +28,9 @@ end
 -- set back) is cut to it.
 local function slots_gate(e)
   if e == 0 then return math.huge end
-  local slots, ttl = key_of(e, SLOTS), lease_ttl_of(e)
+  local slots, cap, ttl = key_of(e, SLOTS), cap_of(e), lease_ttl_of(e)
   redis.call('ZREMRANGEBYSCORE', slots, '-inf', ms(now))
-  local free = cap_of(e) - redis.call('ZCARD', slots)
+  local free = cap - redis.call('ZCARD', slots)
   -- Who holds a slot and is otherwise idle tells it with its heartbeat; who watches
   -- a job, with its next poll.
   if a.reborn_ms > 0 and now < a.reborn_ms + math.min(ttl / 3, LONGEST_BEAT) + GRACE then return 0 end

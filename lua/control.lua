@@ -42,6 +42,7 @@ local operator, endpoints = ARGV[1], tonumber(ARGV[2])
 local operation = ARGV[3 + endpoints]
 local function arg(i) return ARGV[3 + endpoints + i] end
 
+sharded = nil
 local BACKOFF, SLOTS, QUEUE, DUE = 1, 2, 3, 4
 local function key_of(e, what) return KEYS[5 + 4 * (e - 1) + what] end
 

@@ -34,6 +34,8 @@ ARGV  1 worker
       leave   <e>                       nobody here waits any more
       spent   <count> <age ms>          requests were sent while Redis was away
       adopt   <e> <lease>               a slot was taken, or kept, meanwhile
+      sharded                           the server is a cluster: wake-ups go by
+                                        sharded pub/sub. It comes first
       knew    <birth>                   the account that this worker knew
       resume  <outage ms>               Redis was away for this worker: unless it
                                         was there for others, all workers now get
@@ -77,7 +79,8 @@ Reply: array of strings
 --]]
 
 -- The operations that are about no endpoint.
-local ACCOUNT_WIDE = {late = true, again = true, spent = true, knew = true, resume = true}
+local ACCOUNT_WIDE = {late = true, again = true, spent = true, knew = true, resume = true,
+  sharded = true}
 
 local admissions = {}
 local nobody_waits_for_budget = false
@@ -112,7 +115,10 @@ while cursor <= #ARGV do
     spent(next_number(), next_number())
   elseif op == 'adopt' then
     adopt(e, next_arg())
+  elseif op == 'sharded' then
+    sharded = true
   elseif op == 'knew' then
+    calm = false
     check_memory(a, policy, KEYS, now, next_number(), worker)
   elseif op == 'resume' then
     resume(next_number())
@@ -127,7 +133,7 @@ end
 for e = 1, endpoints do
   if freed[e] then wake_for_slots(e) end
 end
-local paused = pause_left(KEYS[3], now)
+local paused = paused_for(KEYS[3])
 if redis.call('EXISTS', KEYS[4]) == 1 then
   wake_head(a, policy, KEYS, now, paused)
 elseif nobody_waits_for_budget then
@@ -135,7 +141,7 @@ elseif nobody_waits_for_budget then
 end
 save_account(a, policy, KEYS)
 return {
-  int(released), int(a.epoch), ms(paused), ms(resumption_left(KEYS[3], now)), int(a.born_ms), int(a.own),
+  int(released), int(a.epoch), ms(paused), calm and '0.000' or ms(resumption_left(KEYS[3], now)), int(a.born_ms), int(a.own),
   int(budget(a, policy, now)), ms(credit(a, policy, now)), int(a.workers), int(a.foreign),
   ms(now), unpack(admissions),
 }

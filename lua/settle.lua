@@ -26,6 +26,20 @@ local function key_of(e, what)
 end
 local BACKOFF, SLOTS, QUEUE, DUE = 1, 2, 3, 4
 
+-- calm is true while no pause is written down, of the account or of an endpoint here.
+local calm
+do
+  local pauses = {KEYS[3]}
+  for e = 1, endpoints do pauses[e + 1] = key_of(e, BACKOFF) end
+  calm = redis.call('EXISTS', unpack(pauses)) == 0
+end
+
+-- paused_for is pause_left where there may be a pause.
+local function paused_for(key)
+  if calm then return 0, 0, 0 end
+  return pause_left(key, now)
+end
+
 local function name_of(e) return ARGV[5 + 3 * e] end
 local function cap_of(e) return tonumber(ARGV[6 + 3 * e]) end
 local function lease_ttl_of(e) return tonumber(ARGV[7 + 3 * e]) end
@@ -131,6 +145,7 @@ end
 
 local function resume(outage)
   if resumption_left(KEYS[3], now) > 0 or a.open_last_ms > now - outage + 1000 then return end
+  calm = false
   resumption(a, policy, KEYS, now, RESUMPTION, worker)
 end
 
@@ -171,7 +186,7 @@ local function observe(seq, admitted, base, limit, remaining, reset)
   if seq <= a.observed_seq or seq > a.seq then return end
   if limit < 1 then return end
   -- The bucket keeps its content, as of the end of a pause.
-  local from = now + pause_left(KEYS[3], now)
+  local from = now + paused_for(KEYS[3])
   local kept = credit(a, policy, from)
   a.observed_seq = seq
   limit = math.min(limit, LIMIT_CEILING)
@@ -205,6 +220,7 @@ local function pause(key, strikes_field, epoch, asked, reason, random)
       redis.call('HSET', KEYS[1], strikes_field, int(strikes))
     end
   end
+  calm = false
   set_pause(key, now, length, reason, worker, strikes, a.epoch)
 end
 

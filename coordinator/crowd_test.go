@@ -1,0 +1,168 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
+	"github.com/redis/go-redis/v9"
+)
+
+// Callers come, give up while they wait or while their grant is on its way, call and
+// go: nobody is lost, and no budget and no slot with them.
+func TestTenThousandCallersComeAndGo(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 1_000_000, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 100}}}
+		workers := []*Coordinator{r.worker("a", p), r.worker("b", p)}
+		var (
+			callers      sync.WaitGroup
+			sent, gaveUp atomic.Int64
+			inside, most atomic.Int64
+		)
+		for i := range 10_000 {
+			callers.Go(func() {
+				time.Sleep(rand.N(10 * time.Second))
+				ctx, cancel := context.WithTimeoutCause(context.Background(), rand.N(2*time.Second), errors.New("no more time"))
+				defer cancel()
+				permit, err := workers[i%2].Acquire(ctx, Request{Endpoint: chat, Priority: Priority(i%3 - 1)})
+				if err != nil {
+					gaveUp.Add(1)
+					return
+				}
+				sent.Add(1)
+				for now := inside.Add(1); ; {
+					if seen := most.Load(); now <= seen || most.CompareAndSwap(seen, now) {
+						break
+					}
+				}
+				time.Sleep(rand.N(200 * time.Millisecond))
+				inside.Add(-1)
+				permit.Release()
+			})
+		}
+		callers.Wait()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		s, err := workers[0].State(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if int64(s.Used) != sent.Load() || s.Endpoints[0].InUse != 0 || s.Endpoints[0].Waiting+s.Queued != 0 {
+			t.Errorf("used %d of which %d were sent, %d slots in use, %d places waiting; want all sent, and none left",
+				s.Used, sent.Load(), s.Endpoints[0].InUse, s.Endpoints[0].Waiting+s.Queued)
+		}
+		if sent.Load() == 0 || gaveUp.Load() == 0 || most.Load() < 90 || most.Load() > 100 {
+			t.Errorf("%d sent, %d gave up, %d at once of 100: the test tries too little", sent.Load(), gaveUp.Load(), most.Load())
+		}
+		closeAll(t, workers...)
+	})
+}
+
+// A process with one caller gets as much as one with a hundred, while both wait.
+func TestOneCallerGetsAsMuchAsAHundredElsewhere(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 120, Burst: 1, Headroom: 1}
+		one, many := r.worker("one", p), r.worker("many", p)
+		ctx, stop := context.WithCancel(context.Background())
+		var callers sync.WaitGroup
+		var granted [2]atomic.Int64
+		loop := func(c *Coordinator, count *atomic.Int64) {
+			callers.Go(func() {
+				for {
+					if _, err := c.Acquire(ctx, Request{}); err != nil {
+						return
+					}
+					count.Add(1)
+				}
+			})
+		}
+		loop(one, &granted[0])
+		for range 100 {
+			loop(many, &granted[1])
+		}
+		time.Sleep(10 * time.Minute)
+		stop()
+		callers.Wait()
+		a, b := granted[0].Load(), granted[1].Load()
+		if all := a + b; all < 1180 || a < all*49/100 || a > all*51/100 {
+			t.Errorf("one caller got %d and a hundred got %d of 1200 in ten minutes, want equal shares of all", a, b)
+		}
+		closeAll(t, one, many)
+	})
+}
+
+// However many interactive callers there are, a batch caller is served before those
+// who come more than two minutes after it.
+func TestBatchIsNeverStarved(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 60, Burst: 1, Headroom: 1}
+		crowd, poor := r.worker("crowd", p), r.worker("poor", p)
+		ctx, stop := context.WithCancel(context.Background())
+		var callers sync.WaitGroup
+		for range 300 { // five minutes of work wait at any time
+			callers.Go(func() {
+				for {
+					if _, err := crowd.Acquire(ctx, Request{Priority: Interactive}); err != nil {
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(2 * time.Minute)
+		for range 3 {
+			permit, err := poor.Acquire(ctx, Request{Priority: Batch})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if waited, most := permit.Waited(), 2*headStart+5*time.Second; waited > most {
+				t.Errorf("a batch caller waited %v, want %v at most", waited, most)
+			}
+		}
+		stop()
+		callers.Wait()
+		closeAll(t, crowd, poor)
+	})
+}
+
+// In a cluster a wake-up goes by a sharded channel to the worker that waits.
+func TestWakeUpsInAClusterAreSharded(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	rdb := redistest.Open(t, cluster.URL).(*redis.ClusterClient)
+	p := Policy{Limit: 600, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 1}}}
+	account := redistest.Account(t)
+	worker := func(name string) *Coordinator {
+		c, err := New(rdb, p, Options{Account: account, Worker: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	a, b := worker("a"), worker("b")
+	sub := rdb.SSubscribe(t.Context(), b.keys.wakeChannel("b"))
+	defer sub.Close()
+	if _, err := sub.Receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	held := mustAcquire(t, a, chat)
+	got := make(chan *Permit)
+	go func() { got <- mustAcquire(t, b, chat) }()
+	redistest.Eventually(t, "b waits for the slot", func() error {
+		s, err := a.State(t.Context())
+		if err == nil && s.Endpoints[0].Waiting != 1 {
+			err = errors.New("nobody waits")
+		}
+		return err
+	})
+	held.Release()
+	if m, err := sub.ReceiveMessage(t.Context()); err != nil || m.Payload != "0.000 "+chat {
+		t.Errorf("the sharded channel carried %v, %v", m, err)
+	}
+	(<-got).Release()
+	closeAll(t, a, b)
+}
