@@ -18,7 +18,9 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/fleetlimit/fleetlimit/coordinator"
+	"github.com/fleetlimit/fleetlimit/integration/fleet"
 	"github.com/fleetlimit/fleetlimit/internal/redistest"
+	"github.com/fleetlimit/fleetlimit/internal/redisurl"
 )
 
 const chat = "POST /mave/chat"
@@ -29,9 +31,38 @@ var policy = coordinator.Policy{
 	Endpoints: []coordinator.Endpoint{{Pattern: chat, Slots: 3}},
 }
 
-func startRedis(t *testing.T) (*redis.Client, string) {
+// A place is a Redis in which the suite runs.
+type place struct {
+	url   string                // for workers
+	admin redis.UniversalClient // may do what workers may not
+}
+
+// given is the Redis that REDIS_URL names, or a server of the test's own.
+func given(t *testing.T) place {
 	t.Helper()
-	return redistest.Start(t).Client(t), redistest.Account(t)
+	url := redistest.Start(t).URL
+	return place{url, redistest.Open(t, url)}
+}
+
+// eachMaster calls a function for every server that takes writes.
+func (p place) eachMaster(t *testing.T, do func(ctx context.Context, rdb *redis.Client) error) {
+	t.Helper()
+	var err error
+	switch c := p.admin.(type) {
+	case *redis.ClusterClient:
+		err = c.ForEachMaster(context.Background(), do)
+	case *redis.Client:
+		err = do(context.Background(), c)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// suite is what holds wherever Redis runs.
+var suite = map[string]func(*testing.T, place){
+	"CapHolds": capHolds, "KilledProcess": killedProcess, "ScriptFlush": scriptFlush, "TheKeyIsNowhere": theKeyIsNowhere,
+	"ManyAccounts": manyAccounts, "Fleet": aFleetIsCareful,
 }
 
 func join(t *testing.T, rdb redis.UniversalClient, account, worker string) *coordinator.Coordinator {
@@ -57,8 +88,10 @@ func acquire(t *testing.T, c *coordinator.Coordinator, endpoint string) *coordin
 	return p
 }
 
-func TestCapHoldsBetweenWorkersOnRealRedis(t *testing.T) {
-	rdb, account := startRedis(t)
+func TestCapHoldsBetweenWorkersOnRealRedis(t *testing.T) { capHolds(t, given(t)) }
+
+func capHolds(t *testing.T, at place) {
+	rdb, account := redistest.Open(t, at.url), redistest.Account(t)
 	var mu sync.Mutex
 	running, most, calls := 0, 0, 0
 	var wg sync.WaitGroup
@@ -88,6 +121,8 @@ func TestCapHoldsBetweenWorkersOnRealRedis(t *testing.T) {
 
 // TestMain lets the test binary be a worker that holds slots until it is killed.
 func TestMain(m *testing.M) {
+	fleet.Main()
+	redis.SetLogger(silence{}) // it tells of every connection that a test cuts
 	if url := os.Getenv("FLEETLIMIT_TEST_HOLD"); url != "" {
 		holdSlots(url, os.Getenv("FLEETLIMIT_TEST_ACCOUNT"))
 		return
@@ -95,12 +130,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
+
 func holdSlots(url, account string) {
-	opts, err := redis.ParseURL(url)
+	rdb, err := redisurl.Open(url)
 	if err != nil {
 		panic(err)
 	}
-	c, err := coordinator.New(redis.NewClient(opts), policy, coordinator.Options{Account: account, Worker: "doomed"})
+	c, err := coordinator.New(rdb, policy, coordinator.Options{Account: account, Worker: "doomed"})
 	if err != nil {
 		panic(err)
 	}
@@ -113,15 +152,16 @@ func holdSlots(url, account string) {
 	io.Copy(io.Discard, os.Stdin) // ends when the parent does
 }
 
-func TestKilledProcessGivesItsSlotsBack_Redisson2213(t *testing.T) {
-	server, account := redistest.Start(t), redistest.Account(t)
-	rdb := server.Client(t)
+func TestKilledProcessGivesItsSlotsBack_Redisson2213(t *testing.T) { killedProcess(t, given(t)) }
+
+func killedProcess(t *testing.T, at place) {
+	rdb, account := redistest.Open(t, at.url), redistest.Account(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	doomed := exec.Command(self)
-	doomed.Env = append(os.Environ(), "FLEETLIMIT_TEST_HOLD="+server.URL, "FLEETLIMIT_TEST_ACCOUNT="+account)
+	doomed.Env = append(os.Environ(), "FLEETLIMIT_TEST_HOLD="+at.url, "FLEETLIMIT_TEST_ACCOUNT="+account)
 	stdin, err := doomed.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -156,14 +196,14 @@ func TestKilledProcessGivesItsSlotsBack_Redisson2213(t *testing.T) {
 	}
 }
 
-func TestScriptFlushIsNotNoticed(t *testing.T) {
-	rdb, account := startRedis(t)
+func TestScriptFlushIsNotNoticed(t *testing.T) { scriptFlush(t, given(t)) }
+
+func scriptFlush(t *testing.T, at place) {
+	rdb, account := redistest.Open(t, at.url), redistest.Account(t)
 	c := join(t, rdb, account, "a")
 	for range 20 {
 		p := acquire(t, c, chat)
-		if err := rdb.ScriptFlush(context.Background()).Err(); err != nil {
-			t.Fatal(err)
-		}
+		at.eachMaster(t, func(ctx context.Context, rdb *redis.Client) error { return rdb.ScriptFlush(ctx).Err() })
 		p.Report(coordinator.Feedback{Status: 200, Limit: 6000, Remaining: 5000, Reset: -1, RetryAfter: -1})
 		p.Release()
 	}
@@ -173,9 +213,11 @@ func TestScriptFlushIsNotNoticed(t *testing.T) {
 }
 
 // An API key must not be readable anywhere in Redis, in a log line or in an error.
-func TestTheKeyIsNowhere(t *testing.T) {
+func TestTheKeyIsNowhere(t *testing.T) { theKeyIsNowhere(t, given(t)) }
+
+func theKeyIsNowhere(t *testing.T, at place) {
 	const key = "mvra_live_do_not_tell_anybody"
-	rdb, _ := startRedis(t)
+	rdb := redistest.Open(t, at.url)
 	ctx := context.Background()
 	var log bytes.Buffer
 	c, err := coordinator.New(rdb, policy, coordinator.Options{APIKey: key, Logger: slog.New(slog.NewTextHandler(&log, nil))})
@@ -190,18 +232,23 @@ func TestTheKeyIsNowhere(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), key) {
 		t.Errorf("error %v, want one that does not show the key", err)
 	}
-	keys, err := rdb.Keys(ctx, "fleetlimit:*").Result()
-	if err != nil || len(keys) == 0 {
-		t.Fatalf("keys %v, %v", keys, err)
-	}
-	for _, k := range keys {
-		dump, err := rdb.Dump(ctx, k).Result()
-		if err != nil && !errors.Is(err, redis.Nil) {
-			t.Fatal(err)
+	seen := 0
+	at.eachMaster(t, func(ctx context.Context, rdb *redis.Client) error {
+		keys, err := rdb.Keys(ctx, "fleetlimit:*").Result()
+		for _, k := range keys {
+			dump, err := rdb.Dump(ctx, k).Result()
+			if err != nil && !errors.Is(err, redis.Nil) {
+				return err
+			}
+			if strings.Contains(k, key) || strings.Contains(dump, key) {
+				t.Errorf("Redis key %s shows the API key", k)
+			}
 		}
-		if strings.Contains(k, key) || strings.Contains(dump, key) {
-			t.Errorf("Redis key %s shows the API key", k)
-		}
+		seen += len(keys)
+		return err
+	})
+	if seen == 0 {
+		t.Error("no keys were looked at")
 	}
 	held.Release()
 	c.Close()

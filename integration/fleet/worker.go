@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -90,6 +91,9 @@ func serve(in io.Reader, out io.Writer) error {
 	}
 	profile := mavera.Profile()
 	profile.BasePath = ""
+	profile.Jobs = slices.DeleteFunc(profile.Jobs, func(j client.Job) bool {
+		return !slices.ContainsFunc(w.Policy.Endpoints, func(e coordinator.Endpoint) bool { return e.Pattern == j.Start })
+	})
 	base := http.DefaultTransport.(*http.Transport).Clone()
 	base.MaxIdleConnsPerHost = 64
 	transport, err := client.New(c, profile, client.Options{Base: base, OnAttempt: w.attempt})
