@@ -76,6 +76,18 @@ func TestAKilledProcessGivesNothingBack(t *testing.T) {
 	})
 }
 
+func TestADeadProcessCannotBeKilledAgain(t *testing.T) {
+	s := Scenario{
+		Length: time.Minute, API: API{Limit: 60}, Fleet: Fleet{Processes: 1},
+		Events: []Event{Crash(0, 0, 30*time.Second), Crash(60*time.Millisecond, 0, time.Second), Crash(40*time.Second, 0, time.Second)},
+	}
+	play(t, s, Fleetlimit, func(t *testing.T, r Result) {
+		if len(r.Crashes) != 2 {
+			t.Errorf("it died %d times, want twice: %v", len(r.Crashes), r.Crashes)
+		}
+	})
+}
+
 func TestARunIsRepeatable(t *testing.T) {
 	var runs []string
 	for range 2 {

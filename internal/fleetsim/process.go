@@ -33,6 +33,7 @@ type Process struct {
 	client     *http.Client
 	ctx        context.Context // ends with the process
 	cancel     context.CancelFunc
+	dead       bool // guarded by World.mu
 	stopped    sync.Once
 }
 
@@ -101,6 +102,11 @@ func (p *Process) stop() {
 func (w *World) crash(number int, restartAfter time.Duration) {
 	w.mu.Lock()
 	p := w.processes[number]
+	if p.dead { // it has not been started anew
+		w.mu.Unlock()
+		return
+	}
+	p.dead = true
 	w.crashes = append(w.crashes, Crashed{p.Name(), w.now()})
 	w.mu.Unlock()
 	p.redis.cut(errKilled)

@@ -26,6 +26,7 @@ type story struct {
 	slowest float64
 	crashes bool
 	jobs    bool
+	keep    bool // the API goes on with calls whose client has gone
 	longest time.Duration // of a call
 }
 
@@ -73,6 +74,7 @@ func (s *story) drawAPI(t *rapid.T) {
 	s.API.Rounding = rapid.SampledFrom([]mockapi.Rounding{mockapi.RoundUp, mockapi.RoundDown, mockapi.RoundNearest}).Draw(t, "rounding")
 	s.API.ClockOffset = drawSeconds(t, -7200, 7200, "offset")
 	keep, late, full := rapid.Bool().Draw(t, "keep broken"), rapid.Bool().Draw(t, "headers at response"), rapid.Bool().Draw(t, "reset full window")
+	s.keep = keep
 	s.API.Config = func(c *mockapi.Config) {
 		c.KeepBroken, c.HeadersAtResponse, c.ResetFullWindow = keep, late, full
 		c.Grace = 500 * time.Millisecond
@@ -130,6 +132,9 @@ func (s *story) drawEvent(t *rapid.T) {
 	case 4:
 		add(RedisFlushed(at), 20*time.Second, "Redis forgets everything")
 	case 5:
+		if s.keep {
+			return // an API that restarts knows nothing of the calls before
+		}
 		length := drawMillis(t, 1, 20_000, "restart")
 		add(RestartAPI(at, length), length+45*time.Second, "the API restarts, which takes %v", length)
 		s.crashes = true // jobs may have been started of which nobody knows

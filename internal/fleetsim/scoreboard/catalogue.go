@@ -287,19 +287,19 @@ var Catalogue = []Situation{
 		},
 	},
 	{
-		Name: "thousand", Title: "1,000 processes wait",
+		Name: "thousand", Title: "1,000 processes wait, with a limit of 600",
 		Build: func(limit int) fleetsim.Scenario {
+			// In proportion to the limit: each process gets six requests.
 			return fleetsim.Scenario{
 				API:   fleetsim.API{Limit: limit},
-				Fleet: fleetsim.Fleet{Processes: 1000, Loads: []fleetsim.Load{{Callers: 1}}},
+				Fleet: fleetsim.Fleet{Processes: max(1, limit*1000/600), Loads: []fleetsim.Load{{Callers: 1}}},
 			}
 		},
 		Goals: func(r Run) []Check {
 			return []Check{
 				no("own 429s", r.Result.Own429),
 				atMost("Redis commands per admission", r.Result.CommandsPerAdmission, 3),
-				// Requests are whole: 1,200 of them cannot be shared evenly by
-				// 1,000 processes.
+				// Requests are whole, and few for each.
 				atLeast("Jain index, of the best possible", r.Result.Jain/bestJain(r.Result.PerProcess), 0.99),
 			}
 		},
