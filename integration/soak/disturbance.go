@@ -101,9 +101,14 @@ func restart(ctx context.Context, s *soak, remember bool) error {
 		return err
 	}
 	s.tally.restarts++
-	s.pause(ctx, 8*time.Second) // all workers tell what they know within five
+	s.pause(ctx, settling)
 	return nil
 }
+
+// settling is how long the fleet may need after an outage of Redis: up to three seconds
+// to notice its end, and five in which all workers tell what they spent. Who is cut off
+// before has been away longer than the cut lasts, see leaseTTL.
+const settling = 8 * time.Second
 
 // hang lets Redis accept connections and answer nothing.
 func hang(ctx context.Context, s *soak) error {
@@ -113,7 +118,11 @@ func hang(ctx context.Context, s *soak) error {
 		return err
 	}
 	s.pause(ctx, d)
-	return s.redis.Thaw()
+	if err := s.redis.Thaw(); err != nil {
+		return err
+	}
+	s.pause(ctx, settling)
+	return nil
 }
 
 // scripts makes Redis forget the scripts and all connections, as the new master does
