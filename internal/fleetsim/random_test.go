@@ -26,7 +26,7 @@ type story struct {
 	slowest float64
 	crashes bool
 	jobs    bool
-	keep    bool // the API goes on with calls whose client has gone
+	keep    bool          // the API goes on with calls whose client has gone
 	longest time.Duration // of a call
 }
 

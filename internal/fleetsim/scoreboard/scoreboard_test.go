@@ -16,11 +16,11 @@ import (
 func TestGoalsAreReached(t *testing.T) {
 	for i, s := range Catalogue {
 		limit, window := 120, Windows[i%2]
-		if i%4 >= 2 && !raceDetector {
-			limit = 600
+		if raceDetector && i%3 != 0 {
+			continue // each takes ten times as long; .ci/run plays all without it
 		}
-		if s.Name == "thousand" && raceDetector {
-			continue // a thousand processes take minutes under the race detector
+		if i%4 >= 2 && !raceDetector && s.Name != "thousand" {
+			limit = 600
 		}
 		r := Run{Situation: s, Strategy: fleetsim.Fleetlimit, Limit: limit, Window: window, Seed: 1}
 		t.Run(r.Situation.Name, func(t *testing.T) {
@@ -38,7 +38,7 @@ func TestGoalsAreReached(t *testing.T) {
 func TestOthersArePlayed(t *testing.T) {
 	s, _ := Find("saturated")
 	for _, strategy := range fleetsim.Strategies() {
-		if strategy.Name == fleetsim.Fleetlimit.Name {
+		if strategy.Name == fleetsim.Fleetlimit.Name || raceDetector && strings.HasPrefix(strategy.Name, "redis_rate") {
 			continue
 		}
 		r := Run{Situation: s, Strategy: strategy, Limit: 60, Window: "sliding", Seed: 1}
