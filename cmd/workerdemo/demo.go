@@ -24,6 +24,8 @@ of the Mavera API whose calls take a hundredth of the real time.
   workerdemo -http 127.0.0.1:8080       with a live page in the browser
   workerdemo worker -h                  one worker alone
   workerdemo upstream -h                the mock alone
+  workerdemo serve -h                   a worker that never ends, with metrics
+  workerdemo stranger -h                somebody else on the key
 
 The exit code is 0 only if every request succeeded, with no 429 and no violation;
 2 for flags that cannot be used; 130 after Ctrl-C; else 1.

@@ -4,7 +4,8 @@
 // Without flags it brings everything along: a Redis in memory, a strict mock of
 // the Mavera API, and four worker processes with a mixed load. "workerdemo -h"
 // lists the flags; "workerdemo worker" and "workerdemo upstream" start the parts
-// alone.
+// alone, "workerdemo serve" a worker that never ends, for containers, and "workerdemo
+// stranger" somebody who uses the key without asking.
 package main
 
 import (
@@ -41,6 +42,12 @@ func run(args []string, stdin io.Reader, stdout, stderr *os.File) int {
 			command, args = runWorker, args[1:]
 		case "upstream":
 			command, args = runUpstream, args[1:]
+		case "serve":
+			command, args = runServe, args[1:]
+		case "stranger":
+			command, args = runStranger, args[1:]
+		case "get":
+			command, args = runGet, args[1:]
 		}
 	}
 	// The parent of a worker decides when it ends: a Ctrl-C reaches every

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
@@ -31,16 +30,6 @@ const (
 	// worker dies before it could tell of it.
 	demoJobTTL = 8 * time.Second
 )
-
-// startRedis starts a Redis in memory and returns its URL.
-func startRedis() (url string, stop func(), err error) {
-	mini := miniredis.NewMiniRedis()
-	mini.ClockTTL(true)
-	if err := mini.Start(); err != nil {
-		return "", nil, fmt.Errorf("starting the embedded Redis: %w", err)
-	}
-	return "redis://" + mini.Addr(), mini.Close, nil
-}
 
 // openRedis connects to a Redis and makes sure that it answers.
 func openRedis(ctx context.Context, url string) (*redis.Client, error) {
