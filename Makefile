@@ -1,13 +1,13 @@
 # "make help" lists the targets. Go is all that "make demo" needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench scoreboard soak
+.PHONY: help demo test lint bench scoreboard soak compose-test
 
 # Flags of the demo or the scoreboard, as in: make demo ARGS='-workers 16 -kill'
 ARGS ?=
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Built and then run, so that signals and the exit code are the demo's own.
 demo: ## watch four processes share one key; ARGS='-h' lists the flags
@@ -17,6 +17,7 @@ demo: ## watch four processes share one key; ARGS='-h' lists the flags
 test: ## run all tests, those against a real Redis too (REDIS_URL, or redis-server)
 	@scripts/redis-server
 	@scripts/chromium
+	@scripts/rules-test
 	@scripts/go-test ./...
 
 # Side by side with other limiters, on one Redis; writes bench/bench.json.
@@ -32,6 +33,9 @@ soak: ## break everything for ten minutes and see what holds; ARGS='-for 1h', AR
 	@scripts/redis-server
 	@go build -o bin/soak ./integration/soak
 	@bin/soak $(ARGS)
+
+compose-test: ## start the compose fleet on stand-in images and break it (needs Docker)
+	@scripts/compose-test
 
 lint: ## check format, vet, staticcheck and go.mod
 	@unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then \
