@@ -166,3 +166,59 @@ func TestWakeUpsInAClusterAreSharded(t *testing.T) {
 	(<-got).Release()
 	closeAll(t, a, b)
 }
+
+// countCommands counts the calls of scripts.
+type countCommands struct {
+	redis.Hook
+	n atomic.Int64
+}
+
+func (c *countCommands) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (c *countCommands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (c *countCommands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.n.Add(1)
+		return next(ctx, cmd)
+	}
+}
+
+// A worker that waits sleeps until its turn: however many wait, an admission costs
+// no more than three commands, heartbeats included.
+func TestWaitingWorkersCostThreeCommandsPerAdmission(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		const crowd = 200
+		commands := new(countCommands)
+		r.rdb.AddHook(commands)
+		p := Policy{Limit: 1200, Burst: 1, Headroom: 1}
+		ctx, stop := context.WithCancel(context.Background())
+		var (
+			callers sync.WaitGroup
+			workers []*Coordinator
+			granted atomic.Int64
+		)
+		for i := range crowd {
+			c := r.worker("worker-"+formatInt(int64(i)), p)
+			workers = append(workers, c)
+			callers.Go(func() {
+				for {
+					if _, err := c.Acquire(ctx, Request{}); err != nil {
+						return
+					}
+					granted.Add(1)
+				}
+			})
+		}
+		time.Sleep(30 * time.Second)
+		before, first := commands.n.Load(), granted.Load()
+		time.Sleep(time.Minute)
+		each := float64(commands.n.Load()-before) / float64(granted.Load()-first)
+		if each > 3 || granted.Load()-first < 1190 {
+			t.Errorf("%d admissions in a minute, at %.2f commands each; want 1200 at 3 or fewer", granted.Load()-first, each)
+		}
+		stop()
+		callers.Wait()
+		closeAll(t, workers...)
+	})
+}
