@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -73,13 +74,13 @@ func StartCluster(t testing.TB) *Cluster {
 	}
 	Eventually(t, "all nodes know the replicas", func() error {
 		for _, n := range c.Nodes {
-			ranges, err := n.Client.ClusterSlots(ctx).Result()
+			shards, err := n.Client.ClusterShards(ctx).Result()
 			if err != nil {
 				return err
 			}
-			for _, r := range ranges {
-				if len(r.Nodes) != 2 {
-					return fmt.Errorf("%v", ranges)
+			for _, s := range shards {
+				if len(s.Nodes) != 2 || s.Nodes[0].Health != "online" || s.Nodes[1].Health != "online" {
+					return fmt.Errorf("%v", shards)
 				}
 			}
 		}
@@ -172,22 +173,27 @@ func (c *Cluster) NodeOf(t testing.TB, key string) (master, replica *Node) {
 			if err != nil {
 				continue // this one is dead
 			}
-			ranges, err := asked.Client.ClusterSlots(ctx).Result()
+			shards, err := asked.Client.ClusterShards(ctx).Result()
 			if err != nil {
 				continue
 			}
-			for _, r := range ranges {
-				if int(slot) < r.Start || int(slot) > r.End {
+			for _, s := range shards {
+				if !slices.ContainsFunc(s.Slots, func(r redis.SlotRange) bool { return r.Start <= slot && slot <= r.End }) {
 					continue
 				}
-				for i, n := range r.Nodes {
-					if i == 0 {
+				master, replica = nil, nil
+				for _, n := range s.Nodes {
+					switch {
+					case n.Health != "online":
+					case n.Role == "master":
 						master = c.byID(n.ID)
-					} else {
+					default:
 						replica = c.byID(n.ID)
 					}
 				}
-				return nil
+				if master != nil {
+					return nil
+				}
 			}
 		}
 		return fmt.Errorf("no node knows")
