@@ -18,6 +18,7 @@ import (
 // fakeFleet grants everything at once and writes down what becomes of it.
 type fakeFleet struct {
 	policy coordinator.Policy
+	stale  int   // so many permits are too old to be used
 	refuse error // if set, what acquire returns from the second request on
 
 	mu      sync.Mutex
@@ -45,6 +46,16 @@ func (f *fakeFleet) acquire(ctx context.Context, endpoint string, priority coord
 	f.permits = append(f.permits, p)
 	f.write(n, what)
 	return p, nil
+}
+
+func (p *fakePermit) Valid() error {
+	p.fleet.mu.Lock()
+	defer p.fleet.mu.Unlock()
+	if p.fleet.stale > 0 {
+		p.fleet.stale--
+		return coordinator.ErrStale
+	}
+	return nil
 }
 
 func (f *fakeFleet) JobSeen(endpoint, job string) { f.note(0, "seen "+endpoint+" "+job) }

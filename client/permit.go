@@ -12,6 +12,7 @@ type permit interface {
 	Context(parent context.Context) (context.Context, context.CancelFunc)
 	Waited() time.Duration
 	Gate() coordinator.Gate
+	Valid() error
 	Sent()
 	Report(coordinator.Feedback)
 	Lost() <-chan struct{}

@@ -10,6 +10,9 @@ import (
 	"github.com/fleetlimit/fleetlimit/coordinator"
 )
 
+// maxStale is how many permits in a row may grow too old before they are used.
+const maxStale = 5
+
 // RoundTrip waits for admission, sends the request and returns its response.
 // It repeats what the API asked to be repeated: a 429 once the fleet's pause is
 // over, a 500 or 503 after an exponential backoff with jitter and at least
@@ -26,6 +29,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		route  = t.routes.match(req)
 		body   = req.Body
 		failed permit
+		stale  int
 	)
 	for number := 1; ; number++ {
 		p, err := t.admission.acquire(req.Context(), route.endpoint, priorityOf(req.Context()), failed)
@@ -35,6 +39,16 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 
 		h := newHold(p, route, req.Context())
+		if err := p.Valid(); err != nil {
+			// This process stood still since the grant. Nothing has been sent.
+			h.finish(p.Return)
+			if stale++; stale < maxStale {
+				number--
+				continue
+			}
+			closeBody(body)
+			return nil, err
+		}
 		resp, err := h.send(t.base, req, body)
 		attempt := Attempt{
 			Account: t.account, Endpoint: route.endpoint, Number: number, Err: err,

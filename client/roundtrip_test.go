@@ -289,6 +289,28 @@ func TestWhatBecomesOfThePermitOfAFailedCall(t *testing.T) {
 	}
 }
 
+func TestAPermitThatGrewTooOldIsChangedForAnother(t *testing.T) {
+	sent := 0
+	tr, fleet := newTestTransport(t, roundTripper(func(*http.Request) (*http.Response, error) {
+		sent++
+		return withBody(response(200), "ok"), nil
+	}), Options{})
+	fleet.stale = 2
+	resp, err := tr.RoundTrip(newRequest(t, t.Context(), "POST", "/v1/chat", "question"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustRead(t, resp)
+	if sent != 1 {
+		t.Errorf("sent %d times", sent)
+	}
+	expect(t, fleet, acquired, "1: return", `2: acquire "POST /chat"`, "2: return", `3: acquire "POST /chat"`, "3: release")
+	fleet.stale = 100
+	if _, err := tr.RoundTrip(newRequest(t, t.Context(), "POST", "/v1/chat", "question")); !errors.Is(err, coordinator.ErrStale) || sent != 1 {
+		t.Errorf("error %v and %d sent, want ErrStale after a few", err, sent)
+	}
+}
+
 func TestAContextThatEndedDuringTheWaitSendsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -346,8 +346,9 @@ func (c *Coordinator) Worker() string { return c.worker }
 // Policy is the policy in force, with its defaults filled in.
 func (c *Coordinator) Policy() Policy { return c.policy }
 
-// Close ends all waiting with [ErrClosed], gives all leases back (those of jobs
-// excepted, which go on) and leaves nothing running but, where Redis hangs, calls
+// Close ends all waiting with [ErrClosed], gives all leases back (those of calls under
+// way a second later, since the API takes a moment to notice that they were broken
+// off; those of jobs not, nor of calls that may have started one: they go on) and leaves nothing running but, where Redis hangs, calls
 // to it that end with the Redis client's own time-outs. The contexts of permits
 // that are still held are cancelled. It returns the error of the last exchange
 // with Redis; the leases then end by themselves. Closing twice changes nothing.
@@ -373,7 +374,14 @@ func (c *Coordinator) Close() error {
 	c.mu.Unlock()
 	for _, p := range held {
 		p.lose(ErrClosed)
-		p.Release()
+		switch {
+		case !p.wasSent():
+			p.Release()
+		case p.lane.jobTTL > 0:
+			p.Keep() // it may have started a job
+		default:
+			p.ReleaseAfter(brokenOff)
+		}
 	}
 	c.signal()
 

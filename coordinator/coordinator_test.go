@@ -250,6 +250,52 @@ func TestHolderCutOffFromRedisLosesItsLease(t *testing.T) {
 	})
 }
 
+// A process that stood still since the grant must not send on the strength of it.
+func TestPermitThatWasNotUsedInTimeIsNotValid(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", policy)
+		slot, budget := mustAcquire(t, c, chat), mustAcquire(t, c, "")
+		if slot.Valid() != nil || budget.Valid() != nil {
+			t.Fatal("a fresh permit is not valid")
+		}
+		c.mu.Lock() // as if no heartbeat had run since, and none could now
+		slot.renewed = slot.renewed.Add(-31 * time.Second)
+		c.mu.Unlock()
+		if err := slot.Valid(); !errors.Is(err, ErrLeaseLost) {
+			t.Errorf("error %v after longer than the lease, want ErrLeaseLost", err)
+		}
+		<-slot.Lost()
+		time.Sleep(time.Minute + time.Millisecond)
+		if err := budget.Valid(); !errors.Is(err, ErrStale) {
+			t.Errorf("error %v a window after the grant, want ErrStale", err)
+		}
+		closeAll(t, c)
+	})
+}
+
+// The cap holds although a worker closes in the middle of calls: what may have been
+// started goes on, what was broken off is counted for a moment still.
+func TestCloseInTheMiddleOfCalls(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c, other := r.worker("a", policy), r.worker("b", policy)
+		call, start := mustAcquire(t, c, chat), mustAcquire(t, c, video)
+		unsent := mustAcquire(t, c, chat)
+		call.Sent()
+		start.Sent()
+		closeAll(t, c)
+		<-unsent.Lost()
+		s, err := other.State(context.Background())
+		if err != nil || s.Endpoints[0].InUse != 1 || s.Endpoints[1].InUse != 1 {
+			t.Fatalf("state %+v %v right after Close, want one call and one job", s, err)
+		}
+		time.Sleep(2 * time.Second)
+		if s, _ = other.State(context.Background()); s.Endpoints[0].InUse != 0 || s.Endpoints[1].InUse != 1 {
+			t.Errorf("%d calls and %d jobs two seconds later, want 0 and 1", s.Endpoints[0].InUse, s.Endpoints[1].InUse)
+		}
+		closeAll(t, other)
+	})
+}
+
 func TestReleasingTwiceOrForAnotherChangesNothing(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		a, b := r.worker("a", policy), r.worker("b", policy)
@@ -606,6 +652,14 @@ func TestRefusalByRedisIsToldAtOnce(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "WRONGTYPE") {
 			t.Errorf("error %v, want WRONGTYPE", err)
 		}
+		r.mini.FlushAll()
+		r.mini.Set("fleetlimit:{acme}:slots:"+chat, "garbage")
+		_, err = c.Acquire(context.Background(), Request{Endpoint: chat})
+		var bad *KeyError
+		if !errors.As(err, &bad) || bad.Key != "fleetlimit:{acme}:slots:"+chat || bad.Type != "string" || bad.Want != "zset" {
+			t.Errorf("error %v, want one that names the key", err)
+		}
+		mustAcquire(t, c, "")
 		r.mini.FlushAll()
 		mustAcquire(t, c, "")
 		closeAll(t, c)

@@ -17,6 +17,10 @@ var (
 	// could not renew it in time.
 	ErrLeaseLost = errors.New("fleetlimit: the slot's lease was lost")
 
+	// ErrStale is returned by Permit.Valid for a permit that was not used for so long
+	// that the window does not count it any more.
+	ErrStale = errors.New("fleetlimit: the permit is older than the window")
+
 	// ErrRedisAway is wrapped by the errors of callers that fail, or whose contexts
 	// end, while Redis does not answer.
 	ErrRedisAway = errors.New("redis is away")

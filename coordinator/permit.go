@@ -115,6 +115,15 @@ func (p *Permit) Sent() {
 	p.c.post(o)
 }
 
+// brokenOff is how long the API is given to notice that a call has ended.
+const brokenOff = time.Second
+
+func (p *Permit) wasSent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sent
+}
+
 // Report passes on what the API said. Only the first report of a permit counts.
 func (p *Permit) Report(f Feedback) {
 	p.mu.Lock()
@@ -134,6 +143,33 @@ func (p *Permit) Report(f Feedback) {
 // Lost is closed when the slot's lease was lost before it was released. Whoever
 // holds the permit then runs a call that the fleet does not know of.
 func (p *Permit) Lost() <-chan struct{} { return p.lost }
+
+// Valid says whether the request may still be sent. A process that was stopped after
+// the grant (a debugger, a frozen machine) finds out before it sends anything, and
+// not with its next heartbeat: the error is [ErrLeaseLost] if the slot was lost, or
+// cannot have been renewed in time by the clock of this process, and [ErrStale] if
+// the permit is older than the window, which counts it no more. Such a permit is to
+// be given back with Return, and another one to be asked for.
+func (p *Permit) Valid() error {
+	c := p.c
+	c.mu.Lock()
+	late := c.held[p.lease] == p && p.lease != "" && time.Since(p.renewed) > p.lane.leaseTTL
+	c.mu.Unlock()
+	if late {
+		c.expire(time.Now())
+	}
+	select {
+	case <-p.lost:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.cause
+	default:
+	}
+	if time.Since(p.asked) > c.policy.Window {
+		return ErrStale
+	}
+	return nil
+}
 
 // Context returns a child of parent that ends with the cause [ErrLeaseLost] when
 // the lease is lost. The function frees its resources and must be called.

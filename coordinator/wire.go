@@ -309,7 +309,7 @@ func (c *Coordinator) send(ctx context.Context, x *call, asks []ask, ops []op) (
 		values, err = c.sendScript(ctx, x)
 	}
 	if err != nil {
-		return answer{}, err
+		return answer{}, c.nameKey(ctx, x.keys, err)
 	}
 	return parseAnswer(values, asks)
 }

@@ -1,0 +1,51 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// KeyError says that one of the account's keys in Redis holds something that is not
+// the fleet's. Nothing is admitted until it is deleted: DEL of any key is safe.
+type KeyError struct {
+	Key  string
+	Type string // what Redis says it is
+	Want string // what it should be
+	Err  error  // of Redis
+}
+
+func (e *KeyError) Error() string {
+	return fmt.Sprintf("fleetlimit: the Redis key %q holds a %s, want a %s: delete it: %v", e.Key, e.Type, e.Want, e.Err)
+}
+
+func (e *KeyError) Unwrap() error { return e.Err }
+
+// typeOf is the type that a key of an account should have.
+func typeOf(key string) string {
+	_, what, _ := strings.Cut(key, "}:")
+	switch kind, _, _ := strings.Cut(what, ":"); kind {
+	case "account", "backoff":
+		return "hash"
+	case "window", "timeline":
+		return "list"
+	case "job":
+		return "string"
+	}
+	return "zset"
+}
+
+// nameKey finds which of the keys is behind a WRONGTYPE, of which Redis does not say it.
+func (c *Coordinator) nameKey(ctx context.Context, keys []any, err error) error {
+	if !strings.Contains(err.Error(), "WRONGTYPE") {
+		return err
+	}
+	for _, k := range keys {
+		key := fmt.Sprint(k)
+		kind, problem := c.rdb.Type(ctx, key).Result()
+		if problem == nil && kind != "none" && kind != typeOf(key) {
+			return &KeyError{Key: key, Type: kind, Want: typeOf(key), Err: err}
+		}
+	}
+	return err
+}

@@ -1,0 +1,355 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/fleetlimit/fleetlimit/client"
+	"github.com/fleetlimit/fleetlimit/coordinator"
+	"github.com/fleetlimit/fleetlimit/internal/mockapi"
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
+	"github.com/fleetlimit/fleetlimit/provider/mavera"
+)
+
+// A fleet under load on a real Redis, whose every request is judged. The window is
+// short so that an outage lasts for several, and the jitter is long, so that a busy
+// machine is no violation.
+type fleet struct {
+	t        *testing.T
+	server   *redistest.Server
+	admin    *redis.Client
+	account  string
+	judge    *mockapi.API
+	workers  []*coordinator.Coordinator
+	answered atomic.Int64
+	degraded atomic.Int64 // times that a worker went on alone
+	cancel   context.CancelFunc
+	callers  sync.WaitGroup
+
+	mu      sync.Mutex
+	failed  []error
+	longest time.Duration // that a call took
+}
+
+const (
+	fleetLimit  = 60
+	fleetWindow = 3 * time.Second
+)
+
+func startFleet(t *testing.T, server *redistest.Server, workers int, opts coordinator.Options) *fleet {
+	t.Helper()
+	judge, err := mockapi.New(mockapi.Config{
+		Limit: fleetLimit, Window: fleetWindow, NoLatency: true, Grace: time.Second,
+		Latency: map[string]mockapi.Latency{chat: {Mean: 50 * time.Millisecond}},
+		Slots:   map[string]int{chat: 4},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { judge.Close() })
+	api := judge.Listen()
+	ctx, cancel := context.WithCancel(context.Background())
+	f := &fleet{t: t, server: server, admin: server.Client(t), account: redistest.Account(t), judge: judge, cancel: cancel}
+	policy := coordinator.Policy{
+		Limit: fleetLimit, Window: fleetWindow, Headroom: 1, Jitter: time.Second, LeaseTTL: 3 * time.Second,
+		Endpoints: []coordinator.Endpoint{{Pattern: chat, Slots: 4}},
+	}
+	for i := range workers {
+		opts.Account, opts.Worker = f.account, fmt.Sprint("w", i)
+		opts.Logger = slog.New(slog.DiscardHandler)
+		opts.Events.Degraded = func(coordinator.Degradation) { f.degraded.Add(1) }
+		c, err := coordinator.New(server.Client(t), policy, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.workers = append(f.workers, c)
+		transport, err := client.New(c, client.Profile{BasePath: "/api/v1", Dialects: mavera.Profile().Dialects}, client.Options{Base: api.Transport()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j := range 6 {
+			path := "/responses"
+			if j < 3 {
+				path = "/mave/chat"
+			}
+			f.callers.Go(func() { f.call(ctx, transport.Client(), api.URL()+path) })
+		}
+	}
+	t.Cleanup(func() {
+		cancel()
+		f.callers.Wait()
+		for _, c := range f.workers {
+			c.Close()
+		}
+	})
+	return f
+}
+
+func (f *fleet) call(ctx context.Context, c *http.Client, url string) {
+	for ctx.Err() == nil {
+		begun := time.Now()
+		req, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader(`{"model":"mavera-1","input":"hello"}`))
+		if err != nil {
+			f.t.Error(err)
+			return
+		}
+		req.Header.Set("Authorization", "Bearer mvra_live_integration")
+		resp, err := c.Do(req)
+		if err == nil {
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			f.answered.Add(1)
+		}
+		f.mu.Lock()
+		f.longest = max(f.longest, time.Since(begun))
+		if err != nil && ctx.Err() == nil && len(f.failed) < 100 {
+			f.failed = append(f.failed, err)
+		}
+		f.mu.Unlock()
+		if err != nil && !wait(ctx, 20*time.Millisecond) {
+			return
+		}
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// awaitAnswers waits until the fleet has had so many more answers.
+func (f *fleet) awaitAnswers(n int64) {
+	f.t.Helper()
+	from := f.answered.Load()
+	redistest.Eventually(f.t, fmt.Sprintf("%d more answers", n), func() error {
+		if got := f.answered.Load() - from; got < n {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return fmt.Errorf("%d answers; failed: %v", got, f.failed)
+		}
+		return nil
+	})
+}
+
+// awaitTogether waits until Redis decides for all workers again.
+func (f *fleet) awaitTogether() {
+	f.t.Helper()
+	redistest.Eventually(f.t, "the workers are back with Redis", func() error {
+		s, err := f.workers[0].State(context.Background())
+		if err != nil {
+			return err
+		}
+		if s.Backoff != nil {
+			return fmt.Errorf("paused: %+v", s.Backoff)
+		}
+		if s.Alive != len(f.workers) {
+			return fmt.Errorf("%d alive", s.Alive)
+		}
+		return nil
+	})
+	f.awaitAnswers(fleetLimit)
+}
+
+// judged ends the load and asserts what must hold whatever happened.
+func (f *fleet) judged() {
+	f.t.Helper()
+	f.cancel()
+	f.callers.Wait()
+	s := f.judge.Stats()
+	if s.Responses429 != 0 || s.LimitViolations != 0 || s.SlotViolations != 0 || s.PauseViolations != 0 {
+		f.t.Errorf("the judge counts %d times 429, %d over the limit, %d over the slots, %d in a pause; most in a window %d of %d",
+			s.Responses429, s.LimitViolations, s.SlotViolations, s.PauseViolations, s.MaxInWindow, fleetLimit)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.failed) > 0 {
+		f.t.Errorf("%d callers got errors, the first %v", len(f.failed), f.failed[0])
+	}
+}
+
+// What a fleet with its own shares makes of each fault of Redis: no caller gets an
+// error, none waits for Redis, and the API sees no violation.
+func TestFaultsOfRedisAreNoFaultsOfTheFleet(t *testing.T) {
+	ctx := context.Background()
+	for _, fault := range []struct {
+		name   string
+		strike func(t *testing.T, f *fleet) (mend func())
+		alone  bool // the workers must have gone on with their own shares
+	}{
+		{"HangsAndAnswersAgain", func(t *testing.T, f *fleet) func() {
+			must(t, f.server.Freeze())
+			return func() { must(t, f.server.Thaw()) }
+		}, true},
+		{"RestartsWithoutItsMemory", func(t *testing.T, f *fleet) func() {
+			f.server.Stop()
+			return func() { must(t, f.server.Restart()) }
+		}, true},
+		{"FLUSHALL", func(t *testing.T, f *fleet) func() {
+			must(t, f.admin.FlushAll(ctx).Err())
+			return func() {}
+		}, false},
+		{"SCRIPT_FLUSH", func(t *testing.T, f *fleet) func() {
+			must(t, f.admin.ScriptFlush(ctx).Err())
+			return func() {}
+		}, false},
+		{"CLIENT_KILL", func(t *testing.T, f *fleet) func() {
+			for range 20 {
+				must(t, f.admin.ClientKillByFilter(ctx, "TYPE", "normal", "SKIPME", "yes").Err())
+				must(t, f.admin.ClientKillByFilter(ctx, "TYPE", "pubsub").Err())
+				f.awaitAnswers(2)
+			}
+			return func() {}
+		}, false},
+		{"CLIENT_PAUSE", func(t *testing.T, f *fleet) func() {
+			must(t, f.admin.Do(ctx, "CLIENT", "PAUSE", 4000, "ALL").Err())
+			return func() { must(t, f.admin.Do(ctx, "CLIENT", "UNPAUSE").Err()) }
+		}, true},
+		{"OOM_noeviction", func(t *testing.T, f *fleet) func() {
+			must(t, f.admin.ConfigSet(ctx, "maxmemory-policy", "noeviction").Err())
+			must(t, f.admin.ConfigSet(ctx, "maxmemory", "1").Err())
+			return func() { must(t, f.admin.ConfigSet(ctx, "maxmemory", "0").Err()) }
+		}, true},
+		{"READONLY_AfterFailover", func(t *testing.T, f *fleet) func() {
+			must(t, f.admin.SlaveOf(ctx, "127.0.0.1", "1").Err()) // of nobody that answers
+			return func() { must(t, f.admin.SlaveOf(ctx, "NO", "ONE").Err()) }
+		}, true},
+	} {
+		t.Run(fault.name, func(t *testing.T) {
+			server := redistest.Start(t, "--appendonly", "no")
+			f := startFleet(t, server, 3, coordinator.Options{RedisTimeout: time.Second})
+			f.awaitAnswers(fleetLimit)
+			redistest.Eventually(t, "all are counted", func() error {
+				s, err := f.workers[0].State(ctx)
+				if err == nil && s.Alive != 3 {
+					err = fmt.Errorf("%d alive", s.Alive)
+				}
+				return err
+			})
+			f.awaitAnswers(fleetLimit)
+			mend := fault.strike(t, f)
+			f.awaitAnswers(fleetLimit) // that is a window's worth, whatever has happened
+			mend()
+			f.awaitTogether()
+			if alone := f.degraded.Load(); fault.alone && alone == 0 {
+				t.Error("no worker has noticed")
+			}
+			f.judged()
+		})
+	}
+}
+
+// LOADING: a Redis that has just started and reads its dump answers so. The callers
+// do not notice.
+func TestRedisThatIsLoadingIsAway(t *testing.T) {
+	ctx := context.Background()
+	server := redistest.Start(t, "--save", "3600 1", "--enable-debug-command", "yes", "--key-load-delay", "5000", "--rdbcompression", "no")
+	f := startFleet(t, server, 3, coordinator.Options{RedisTimeout: time.Second})
+	f.awaitAnswers(2 * fleetLimit)
+	fill := f.admin.Pipeline()
+	for i := range 500 { // 5 ms for each when it is read
+		fill.Set(ctx, fmt.Sprint("filler:", i), strings.Repeat("x", 3000), time.Hour)
+	}
+	_, err := fill.Exec(ctx)
+	must(t, err)
+	must(t, f.admin.Save(ctx).Err())
+	reload := make(chan error, 1)
+	go func() { reload <- f.admin.Do(ctx, "DEBUG", "RELOAD", "NOSAVE").Err() }()
+	f.awaitAnswers(fleetLimit)
+	if err := <-reload; err != nil && !errors.Is(err, context.DeadlineExceeded) && !strings.Contains(err.Error(), "timeout") {
+		t.Fatal(err)
+	}
+	f.awaitTogether()
+	f.judged()
+}
+
+// The other two behaviours, on a Redis that is stopped.
+func TestWaitingAndFailingFastOnARealRedis(t *testing.T) {
+	server := redistest.Start(t, "--appendonly", "no")
+	f := startFleet(t, server, 1, coordinator.Options{RedisTimeout: time.Second, WhenAway: coordinator.Wait})
+	fast, err := coordinator.New(server.Client(t), policy, coordinator.Options{
+		Account: redistest.Account(t), Worker: "fast", WhenAway: coordinator.FailFast, RedisTimeout: time.Second,
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	must(t, err)
+	t.Cleanup(func() { fast.Close() })
+	acquire(t, fast, "")
+	f.awaitAnswers(fleetLimit)
+	server.Stop()
+	redistest.Eventually(t, "failing fast", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if _, err := fast.Acquire(ctx, coordinator.Request{}); !errors.Is(err, coordinator.ErrRedisAway) {
+			return fmt.Errorf("error %v, want ErrRedisAway", err)
+		}
+		return nil
+	})
+	redistest.Eventually(t, "waiting", func() error {
+		if n := f.degraded.Load(); n == 0 {
+			return errors.New("the fleet has not noticed")
+		}
+		return nil
+	})
+	before := f.answered.Load()
+	must(t, server.Restart())
+	f.awaitAnswers(fleetLimit)
+	acquire := func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		_, err := fast.Acquire(ctx, coordinator.Request{})
+		return err
+	}
+	redistest.Eventually(t, "served again", acquire)
+	if f.answered.Load() <= before {
+		t.Error("nobody who waited was served")
+	}
+	f.judged()
+}
+
+// Close under load gives everything back.
+func TestCloseUnderLoadReturnsAllLeases(t *testing.T) {
+	server := redistest.Start(t, "--appendonly", "no")
+	f := startFleet(t, server, 3, coordinator.Options{})
+	witness, err := coordinator.New(server.Client(t), f.workers[0].Policy(), coordinator.Options{
+		Account: f.account, Worker: "witness", Logger: slog.New(slog.DiscardHandler),
+	})
+	must(t, err)
+	t.Cleanup(func() { witness.Close() })
+	f.awaitAnswers(2 * fleetLimit)
+	for _, c := range f.workers {
+		must(t, c.Close())
+	}
+	redistest.Eventually(t, "all slots are free", func() error {
+		s, err := witness.State(context.Background())
+		if err == nil && (s.Endpoints[0].InUse != 0 || s.Queued != 0 || s.Endpoints[0].Waiting != 0 || s.Alive != 0) {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
+	f.cancel()
+	f.callers.Wait()
+	if s := f.judge.Stats(); s.Responses429 != 0 || s.SlotViolations != 0 {
+		t.Errorf("the judge counts %d times 429, %d over the slots", s.Responses429, s.SlotViolations)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
