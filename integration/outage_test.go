@@ -22,10 +22,10 @@ import (
 	"github.com/fleetlimit/fleetlimit/provider/mavera"
 )
 
-// A fleet under load on a real Redis, whose every request is judged. The window is
+// A squad is a fleet under load on a real Redis, whose every request is judged. The window is
 // short so that an outage lasts for several, and the jitter is long, so that a busy
 // machine is no violation.
-type fleet struct {
+type squad struct {
 	t        *testing.T
 	server   *redistest.Server
 	admin    *redis.Client
@@ -47,7 +47,7 @@ const (
 	fleetWindow = 3 * time.Second
 )
 
-func startFleet(t *testing.T, server *redistest.Server, workers int, opts coordinator.Options) *fleet {
+func startSquad(t *testing.T, server *redistest.Server, workers int, opts coordinator.Options) *squad {
 	t.Helper()
 	judge, err := mockapi.New(mockapi.Config{
 		Limit: fleetLimit, Window: fleetWindow, NoLatency: true, Grace: time.Second,
@@ -60,7 +60,7 @@ func startFleet(t *testing.T, server *redistest.Server, workers int, opts coordi
 	t.Cleanup(func() { judge.Close() })
 	api := judge.Listen()
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &fleet{t: t, server: server, admin: server.Client(t), account: redistest.Account(t), judge: judge, cancel: cancel}
+	f := &squad{t: t, server: server, admin: server.Client(t), account: redistest.Account(t), judge: judge, cancel: cancel}
 	policy := coordinator.Policy{
 		Limit: fleetLimit, Window: fleetWindow, Headroom: 1, Jitter: time.Second, LeaseTTL: 3 * time.Second,
 		Endpoints: []coordinator.Endpoint{{Pattern: chat, Slots: 4}},
@@ -96,7 +96,7 @@ func startFleet(t *testing.T, server *redistest.Server, workers int, opts coordi
 	return f
 }
 
-func (f *fleet) call(ctx context.Context, c *http.Client, url string) {
+func (f *squad) call(ctx context.Context, c *http.Client, url string) {
 	for ctx.Err() == nil {
 		begun := time.Now()
 		req, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader(`{"model":"mavera-1","input":"hello"}`))
@@ -117,13 +117,13 @@ func (f *fleet) call(ctx context.Context, c *http.Client, url string) {
 			f.failed = append(f.failed, err)
 		}
 		f.mu.Unlock()
-		if err != nil && !wait(ctx, 20*time.Millisecond) {
+		if err != nil && !pause(ctx, 20*time.Millisecond) {
 			return
 		}
 	}
 }
 
-func wait(ctx context.Context, d time.Duration) bool {
+func pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
 		return true
@@ -133,7 +133,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 }
 
 // awaitAnswers waits until the fleet has had so many more answers.
-func (f *fleet) awaitAnswers(n int64) {
+func (f *squad) awaitAnswers(n int64) {
 	f.t.Helper()
 	from := f.answered.Load()
 	redistest.Eventually(f.t, fmt.Sprintf("%d more answers", n), func() error {
@@ -147,7 +147,7 @@ func (f *fleet) awaitAnswers(n int64) {
 }
 
 // awaitTogether waits until Redis decides for all workers again.
-func (f *fleet) awaitTogether() {
+func (f *squad) awaitTogether() {
 	f.t.Helper()
 	redistest.Eventually(f.t, "the workers are back with Redis", func() error {
 		s, err := f.workers[0].State(context.Background())
@@ -166,7 +166,7 @@ func (f *fleet) awaitTogether() {
 }
 
 // judged ends the load and asserts what must hold whatever happened.
-func (f *fleet) judged() {
+func (f *squad) judged() {
 	f.t.Helper()
 	f.cancel()
 	f.callers.Wait()
@@ -188,50 +188,51 @@ func TestFaultsOfRedisAreNoFaultsOfTheFleet(t *testing.T) {
 	ctx := context.Background()
 	for _, fault := range []struct {
 		name   string
-		strike func(t *testing.T, f *fleet) (mend func())
+		strike func(t *testing.T, f *squad) (mend func())
 		alone  bool // the workers must have gone on with their own shares
 	}{
-		{"HangsAndAnswersAgain", func(t *testing.T, f *fleet) func() {
-			must(t, f.server.Freeze())
-			return func() { must(t, f.server.Thaw()) }
+		{"HangsAndAnswersAgain", func(t *testing.T, f *squad) func() {
+			mustDo(t, f.server.Freeze())
+			return func() { mustDo(t, f.server.Thaw()) }
 		}, true},
-		{"RestartsWithoutItsMemory", func(t *testing.T, f *fleet) func() {
+		{"RestartsWithoutItsMemory", func(t *testing.T, f *squad) func() {
 			f.server.Stop()
-			return func() { must(t, f.server.Restart()) }
+			return func() { mustDo(t, f.server.Restart()) }
 		}, true},
-		{"FLUSHALL", func(t *testing.T, f *fleet) func() {
-			must(t, f.admin.FlushAll(ctx).Err())
+		{"FLUSHALL", func(t *testing.T, f *squad) func() {
+			mustDo(t, f.admin.FlushAll(ctx).Err())
 			return func() {}
 		}, false},
-		{"SCRIPT_FLUSH", func(t *testing.T, f *fleet) func() {
-			must(t, f.admin.ScriptFlush(ctx).Err())
+		{"SCRIPT_FLUSH", func(t *testing.T, f *squad) func() {
+			mustDo(t, f.admin.ScriptFlush(ctx).Err())
 			return func() {}
 		}, false},
-		{"CLIENT_KILL", func(t *testing.T, f *fleet) func() {
+		{"CLIENT_KILL", func(t *testing.T, f *squad) func() {
 			for range 20 {
-				must(t, f.admin.ClientKillByFilter(ctx, "TYPE", "normal", "SKIPME", "yes").Err())
-				must(t, f.admin.ClientKillByFilter(ctx, "TYPE", "pubsub").Err())
+				mustDo(t, f.admin.ClientKillByFilter(ctx, "TYPE", "normal", "SKIPME", "yes").Err())
+				mustDo(t, f.admin.ClientKillByFilter(ctx, "TYPE", "pubsub").Err())
 				f.awaitAnswers(2)
 			}
 			return func() {}
 		}, false},
-		{"CLIENT_PAUSE", func(t *testing.T, f *fleet) func() {
-			must(t, f.admin.Do(ctx, "CLIENT", "PAUSE", 4000, "ALL").Err())
-			return func() { must(t, f.admin.Do(ctx, "CLIENT", "UNPAUSE").Err()) }
+		{"CLIENT_PAUSE", func(t *testing.T, f *squad) func() {
+			mustDo(t, f.admin.Do(ctx, "CLIENT", "PAUSE", 4000, "ALL").Err())
+			return func() { mustDo(t, f.admin.Do(ctx, "CLIENT", "UNPAUSE").Err()) }
 		}, true},
-		{"OOM_noeviction", func(t *testing.T, f *fleet) func() {
-			must(t, f.admin.ConfigSet(ctx, "maxmemory-policy", "noeviction").Err())
-			must(t, f.admin.ConfigSet(ctx, "maxmemory", "1").Err())
-			return func() { must(t, f.admin.ConfigSet(ctx, "maxmemory", "0").Err()) }
+		{"OOM_noeviction", func(t *testing.T, f *squad) func() {
+			mustDo(t, f.admin.ConfigSet(ctx, "maxmemory-policy", "noeviction").Err())
+			mustDo(t, f.admin.ConfigSet(ctx, "maxmemory", "1").Err())
+			return func() { mustDo(t, f.admin.ConfigSet(ctx, "maxmemory", "0").Err()) }
 		}, true},
-		{"READONLY_AfterFailover", func(t *testing.T, f *fleet) func() {
-			must(t, f.admin.SlaveOf(ctx, "127.0.0.1", "1").Err()) // of nobody that answers
-			return func() { must(t, f.admin.SlaveOf(ctx, "NO", "ONE").Err()) }
+		{"READONLY_AfterFailover", func(t *testing.T, f *squad) func() {
+			mustDo(t, f.admin.SlaveOf(ctx, "127.0.0.1", "1").Err()) // of nobody that answers
+			return func() { mustDo(t, f.admin.SlaveOf(ctx, "NO", "ONE").Err()) }
 		}, true},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel() // most of the time is spent waiting for windows to pass
 			server := redistest.Start(t, "--appendonly", "no")
-			f := startFleet(t, server, 3, coordinator.Options{RedisTimeout: time.Second})
+			f := startSquad(t, server, 3, coordinator.Options{RedisTimeout: time.Second})
 			f.awaitAnswers(fleetLimit)
 			redistest.Eventually(t, "all are counted", func() error {
 				s, err := f.workers[0].State(ctx)
@@ -258,15 +259,15 @@ func TestFaultsOfRedisAreNoFaultsOfTheFleet(t *testing.T) {
 func TestRedisThatIsLoadingIsAway(t *testing.T) {
 	ctx := context.Background()
 	server := redistest.Start(t, "--save", "3600 1", "--enable-debug-command", "yes", "--key-load-delay", "5000", "--rdbcompression", "no")
-	f := startFleet(t, server, 3, coordinator.Options{RedisTimeout: time.Second})
+	f := startSquad(t, server, 3, coordinator.Options{RedisTimeout: time.Second})
 	f.awaitAnswers(2 * fleetLimit)
 	fill := f.admin.Pipeline()
 	for i := range 500 { // 5 ms for each when it is read
 		fill.Set(ctx, fmt.Sprint("filler:", i), strings.Repeat("x", 3000), time.Hour)
 	}
 	_, err := fill.Exec(ctx)
-	must(t, err)
-	must(t, f.admin.Save(ctx).Err())
+	mustDo(t, err)
+	mustDo(t, f.admin.Save(ctx).Err())
 	reload := make(chan error, 1)
 	go func() { reload <- f.admin.Do(ctx, "DEBUG", "RELOAD", "NOSAVE").Err() }()
 	f.awaitAnswers(fleetLimit)
@@ -280,12 +281,12 @@ func TestRedisThatIsLoadingIsAway(t *testing.T) {
 // The other two behaviours, on a Redis that is stopped.
 func TestWaitingAndFailingFastOnARealRedis(t *testing.T) {
 	server := redistest.Start(t, "--appendonly", "no")
-	f := startFleet(t, server, 1, coordinator.Options{RedisTimeout: time.Second, WhenAway: coordinator.Wait})
+	f := startSquad(t, server, 1, coordinator.Options{RedisTimeout: time.Second, WhenAway: coordinator.Wait})
 	fast, err := coordinator.New(server.Client(t), policy, coordinator.Options{
 		Account: redistest.Account(t), Worker: "fast", WhenAway: coordinator.FailFast, RedisTimeout: time.Second,
 		Logger: slog.New(slog.DiscardHandler),
 	})
-	must(t, err)
+	mustDo(t, err)
 	t.Cleanup(func() { fast.Close() })
 	acquire(t, fast, "")
 	f.awaitAnswers(fleetLimit)
@@ -305,7 +306,7 @@ func TestWaitingAndFailingFastOnARealRedis(t *testing.T) {
 		return nil
 	})
 	before := f.answered.Load()
-	must(t, server.Restart())
+	mustDo(t, server.Restart())
 	f.awaitAnswers(fleetLimit)
 	acquire := func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -323,15 +324,15 @@ func TestWaitingAndFailingFastOnARealRedis(t *testing.T) {
 // Close under load gives everything back.
 func TestCloseUnderLoadReturnsAllLeases(t *testing.T) {
 	server := redistest.Start(t, "--appendonly", "no")
-	f := startFleet(t, server, 3, coordinator.Options{})
+	f := startSquad(t, server, 3, coordinator.Options{})
 	witness, err := coordinator.New(server.Client(t), f.workers[0].Policy(), coordinator.Options{
 		Account: f.account, Worker: "witness", Logger: slog.New(slog.DiscardHandler),
 	})
-	must(t, err)
+	mustDo(t, err)
 	t.Cleanup(func() { witness.Close() })
 	f.awaitAnswers(2 * fleetLimit)
 	for _, c := range f.workers {
-		must(t, c.Close())
+		mustDo(t, c.Close())
 	}
 	redistest.Eventually(t, "all slots are free", func() error {
 		s, err := witness.State(context.Background())
@@ -347,7 +348,7 @@ func TestCloseUnderLoadReturnsAllLeases(t *testing.T) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func mustDo(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

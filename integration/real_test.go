@@ -123,6 +123,10 @@ func capHolds(t *testing.T, at place) {
 func TestMain(m *testing.M) {
 	fleet.Main()
 	redis.SetLogger(silence{}) // it tells of every connection that a test cuts
+	if url := os.Getenv("FLEETLIMIT_TEST_FREEZE"); url != "" {
+		sendAfterFreeze(url, os.Getenv("FLEETLIMIT_TEST_ACCOUNT"))
+		return
+	}
 	if url := os.Getenv("FLEETLIMIT_TEST_HOLD"); url != "" {
 		holdSlots(url, os.Getenv("FLEETLIMIT_TEST_ACCOUNT"))
 		return
