@@ -20,12 +20,13 @@ import (
 	"github.com/fleetlimit/fleetlimit/client"
 	"github.com/fleetlimit/fleetlimit/coordinator"
 	"github.com/fleetlimit/fleetlimit/metrics"
+	"github.com/fleetlimit/fleetlimit/page"
 )
 
 const serveAbout = `Runs one worker that sends the mix for ever, as a service would, until it is stopped.
 All workers that use the same Redis and the same API key share the key's budget.
 
-It logs in JSON on stderr, and serves /metrics for Prometheus and /healthz.`
+It logs in JSON on stderr, and serves the live page, /metrics for Prometheus and /healthz.`
 
 // redisVariable holds the URL of the Redis, whose password a command line would show.
 const redisVariable = "REDIS_URL"
@@ -43,7 +44,7 @@ func runServe(ctx context.Context, args []string, t terminal) error {
 	tier := fs.tier()
 	headroom := fs.headroom(tier)
 	m := fs.mix()
-	addr := fs.text("http", "127.0.0.1:9464", "`address` on which to serve /metrics and /healthz; empty: none")
+	addr := fs.text("http", "127.0.0.1:9464", "`address` on which to serve the live page, /metrics and /healthz; empty: none")
 	fs.checks = append(fs.checks, func() error {
 		*redisURL = cmp.Or(*redisURL, os.Getenv(redisVariable))
 		switch {
@@ -95,7 +96,12 @@ func serve(ctx context.Context, s setup, account string, m mix, addr string, log
 	w.http = transport.Client()
 	defer w.http.CloseIdleConnections()
 	if addr != "" {
-		stop, err := serveOperator(addr, registry, log)
+		live, err := page.New(conns.redis, page.Options{Accounts: []string{c.Account()}})
+		if err != nil {
+			return err
+		}
+		defer live.Close()
+		stop, err := serveOperator(addr, registry, live, log)
 		if err != nil {
 			return err
 		}
