@@ -126,6 +126,55 @@ func useEverything(t *testing.T, rdb redis.UniversalClient, s *server) {
 	}
 }
 
+// What an operator does touches no other keys either.
+func TestControlDeclaresAllKeys(t *testing.T) {
+	own := redistest.Start(t, "--maxclients", "100")
+	s := &server{prefix: "fleetlimit:{" + redistest.Account(t) + "}:"}
+	rdb := own.Client(t)
+	options, err := redis.ParseURL(own.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.Username, options.Password, options.DisableIdentity = "script", "-", true
+	user := redis.NewClient(options)
+	t.Cleanup(func() { user.Close() })
+	names := []string{"POST /chat", "POST /video"}
+	keys := s.budgetKeys()
+	rules := []any{"ACL", "SETUSER", "script", "on", "nopass", "+@all", "resetchannels", "&" + s.prefix + "wake:*", "resetkeys"}
+	for _, name := range names {
+		keys = append(keys, s.endpointKeys(name)...)
+	}
+	for _, key := range keys {
+		rules = append(rules, "~"+strings.ReplaceAll(key, " ", "?"))
+	}
+	if err := rdb.Do(t.Context(), rules...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range [][]any{
+		{"pause", 60_000, "a test"}, {"resume", "0"}, {"pause", 60_000, "a test"}, {"resume", "1"},
+		{"drain", "b", 60_000, "a test"}, {"undrain", "b"}, {"reset"},
+	} {
+		useEverything(t, rdb, s)
+		args := append([]any{"ada", len(names), names[0], names[1]}, op...)
+		v, err := Control.Run(t.Context(), user, keys, args...).StringSlice()
+		if err != nil || len(v) != 4 {
+			t.Errorf("%v: %q, %v", op, v, err)
+		}
+		left, err := rdb.Keys(t.Context(), s.prefix+"*").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range left {
+			if ttl, err := rdb.PTTL(t.Context(), key).Result(); err != nil || ttl <= 0 {
+				t.Errorf("after %v: TTL of %s %v, %v", op, key, ttl, err)
+			}
+			if err := rdb.Del(t.Context(), key).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestScriptsRunInACluster(t *testing.T) {
 	c := cluster(t)
 	s := &server{prefix: "fleetlimit:{" + redistest.Account(t) + "}:"}

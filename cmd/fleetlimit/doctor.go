@@ -270,6 +270,8 @@ func (a *app) listing(ctx context.Context) finding {
 
 func roleOf(info map[string]string) finding {
 	switch {
+	case info["cluster_enabled"] == "1":
+		return finding{"role", "ok", "a cluster", ""} // any node may have answered
 	case info["role"] == "slave":
 		return finding{"role", "fail", "this server is a replica of " + info["master_host"], "use the address of the master, or a redis+sentinel:// URL"}
 	case info["role"] == "":

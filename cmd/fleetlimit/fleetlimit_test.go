@@ -16,6 +16,7 @@ import (
 	"github.com/fleetlimit/fleetlimit/coordinator"
 	"github.com/fleetlimit/fleetlimit/internal/accountview"
 	"github.com/fleetlimit/fleetlimit/internal/redistest"
+	"github.com/fleetlimit/fleetlimit/internal/redisurl"
 )
 
 // A desk is a terminal with a Redis behind it.
@@ -64,7 +65,7 @@ type fleet struct {
 	waiting chan error
 }
 
-func newFleet(t *testing.T, rdb *redis.Client, account string) *fleet {
+func newFleet(t *testing.T, rdb redis.UniversalClient, account string) *fleet {
 	t.Helper()
 	policy := coordinator.Policy{Limit: 600, Headroom: 1, Endpoints: []coordinator.Endpoint{{Pattern: chat, Slots: 1}}}
 	f := &fleet{account: account, waiting: make(chan error, 1)}
@@ -332,4 +333,31 @@ func TestTheLiveViewFollowsItsKeys(t *testing.T) {
 			t.Errorf("then %q", text)
 		}
 	})
+}
+
+// In a cluster the accounts lie on several masters; all are found, and steered.
+func TestACluster(t *testing.T) {
+	c := redistest.StartCluster(t)
+	d := desk{t: t, url: c.URL}
+	rdb, err := redisurl.Open(c.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rdb.Close()
+	var names []string
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+		newFleet(t, rdb, name)
+		names = append(names, name)
+	}
+	text := d.want(exitOK, "ACCOUNT", "status").out
+	for _, name := range names {
+		if !strings.Contains(text, "\n"+name+" ") {
+			t.Errorf("status does not list %s:\n%s", name, text)
+		}
+	}
+	d.want(exitOK, "Paused e", "pause", "-a", "e", "--for", "1m")
+	d.want(exitOK, "Nothing moves", "explain", "-a", "e")
+	d.want(exitOK, "Resumed e", "resume", "-a", "e")
+	d.want(exitOK, "Deleted", "reset", "-a", "e", "--yes")
+	d.want(exitOK, "permits, slots, wake-ups, pause and reset work", "doctor")
 }
