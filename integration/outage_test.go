@@ -225,8 +225,8 @@ func TestFaultsOfRedisAreNoFaultsOfTheFleet(t *testing.T) {
 			return func() { mustDo(t, f.admin.ConfigSet(ctx, "maxmemory", "0").Err()) }
 		}, true},
 		{"READONLY_AfterFailover", func(t *testing.T, f *squad) func() {
-			mustDo(t, f.admin.SlaveOf(ctx, "127.0.0.1", "1").Err()) // of nobody that answers
-			return func() { mustDo(t, f.admin.SlaveOf(ctx, "NO", "ONE").Err()) }
+			mustDo(t, f.admin.ReplicaOf(ctx, "127.0.0.1", "1").Err()) // of nobody that answers
+			return func() { mustDo(t, f.admin.ReplicaOf(ctx, "NO", "ONE").Err()) }
 		}, true},
 	} {
 		t.Run(fault.name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package lua
 
 import (
 	"encoding/json"
+	"math"
 	"slices"
 
 	"pgregory.net/rapid"
@@ -56,6 +57,7 @@ func (d *duel) spent(t *rapid.T) {
 	worker := d.drawWorker(t)
 	n := rapid.IntRange(1, 5).Draw(t, "n")
 	age := rapid.Float64Range(0, 1.2*d.p.horizon()).Draw(t, "age")
+	age = math.Round(age*1000) / 1000 // as exact as an instant in Redis is
 	now := d.m.load()
 	d.m.spent(now, n, age)
 	d.settle(t, worker, 0, "spent", n, age)

@@ -119,7 +119,7 @@ func (a *app) connect(ctx context.Context) error {
 		if errors.As(err, &answer) && !strings.HasPrefix(answer.Error(), "LOADING") {
 			return fmt.Errorf("%s %s: %w", from, redisurl.Hide(url), err)
 		}
-		return fmt.Errorf("Redis at %s (from %s) does not answer: %w; is it running, and reachable from here?", redisurl.Hide(url), from, err)
+		return fmt.Errorf("no answer from Redis at %s (from %s): %w; is it running, and reachable from here?", redisurl.Hide(url), from, err)
 	}
 	return nil
 }

@@ -237,7 +237,7 @@ func TestTheDoctorSaysWhatToFix(t *testing.T) {
 func TestWhatCannotBeUsed(t *testing.T) {
 	s := redistest.Start(t, "--requirepass", "secret-word")
 	d := desk{t: t, url: "redis://127.0.0.1:1"}
-	d.want(exitRedis, "does not answer", "status")
+	d.want(exitRedis, "no answer from Redis", "status")
 	wrong := strings.Replace(s.URL, "redis://", "redis://:other-secret@", 1)
 	for _, url := range []string{wrong, s.URL, "redis://:other-secret@127.0.0.1:1", "http://:other-secret@x", "redis://:other-secret@[", "redis+sentinel://:other-secret@x"} {
 		r := d.run("status", "--redis", url)
