@@ -327,6 +327,12 @@ func (c *Coordinator) heard(o op) {
 		// for others, who share them without it.
 		o.lane.crowded = o.lane.crowded || o.lane.slots > 0 && o.said.Status == 429 && o.said.Remaining > 0
 	}
+	if c.away == nil && !c.isNews(o) {
+		if l := o.lane; l.report == nil || l.report.permit.seq < o.permit.seq {
+			l.report = &o
+		}
+		return
+	}
 	if !o.permit.alone || o.pushback() {
 		c.append(o)
 	}

@@ -93,6 +93,10 @@ type Coordinator struct {
 	seen     seen
 	epoch    int64 // how often the API had pushed back when Redis was last heard
 	share    share
+	reported struct { // of what the API says without a pushback
+		limit int
+		epoch int64
+	}
 	away     error     // why Redis cannot be asked; nil: it can
 	muted    bool      // Redis is back, and about to take over from the own share
 	quiet    time.Time // after Redis has refused: when to tell it the rest

@@ -80,7 +80,11 @@ func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Du
 	if wait := c.quiet.Sub(now); wait > 0 && len(asks) == 0 {
 		return nil, nil, min(next, wait), false
 	}
-	return asks, append(c.unheard(now), c.takeOutbox(now)...), next, false
+	ops = append(c.unheard(now), c.takeOutbox(now)...)
+	if len(asks)+len(ops) > 0 {
+		ops = append(ops, c.takeReports(now)...)
+	}
+	return asks, ops, next, false
 }
 
 // takeOutbox takes what stands in the outbox, as much as one call may say. c.mu must
@@ -92,6 +96,36 @@ func (c *Coordinator) takeOutbox(now time.Time) []op {
 	n := min(len(c.outbox), maxOps)
 	ops := compact(c.outbox[:n:n], now)
 	c.outbox = append([]op(nil), c.outbox[n:]...)
+	return ops
+}
+
+// isNews says whether Redis, and with it the fleet, must hear at once what the API
+// said: all but a success that shows the limit that it has been told, no more use than
+// the fleet's own, and no stranger to be watched. c.mu must be held.
+func (c *Coordinator) isNews(o op) bool {
+	f, p := o.said, o.permit
+	usable := usableLimit(min(c.policy.Limit, f.Limit), c.policy.Headroom)
+	switch {
+	case p.alone || f.Status < 200 || f.Status >= 400:
+	case f.Limit != c.reported.limit || p.epoch != c.reported.epoch:
+		c.reported.limit, c.reported.epoch = f.Limit, p.epoch
+	case f.Limit > 0 && c.share.limit < usable: // the budget is less strangers'
+	case f.Remaining >= 0 && int64(f.Limit-f.Remaining) > p.seq-p.base:
+	default:
+		return false
+	}
+	return true
+}
+
+// takeReports takes the reports that tell nothing new, since there is an exchange
+// anyway. c.mu must be held.
+func (c *Coordinator) takeReports(now time.Time) (ops []op) {
+	for _, l := range c.lanes {
+		if l.report != nil && now.Sub(l.report.at) < c.policy.Window {
+			ops = append(ops, *l.report)
+		}
+		l.report = nil
+	}
 	return ops
 }
 

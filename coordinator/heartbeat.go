@@ -80,7 +80,7 @@ func (c *Coordinator) noBeat(err error) {
 // share is right if Redis should go away.
 func (c *Coordinator) ask(now time.Time, every time.Duration) {
 	c.mu.Lock()
-	fresh := c.share.known && now.Sub(c.share.heard) < every/2
+	fresh := c.share.known && now.Sub(c.share.heard) < every-c.policy.LeaseTTL/6
 	c.mu.Unlock()
 	if fresh {
 		return

@@ -25,6 +25,8 @@ type lane struct {
 	called    time.Time // when another process has told this one to come, since it last asked
 	gate      Gate      // what said no last
 
+	report *op // the youngest that tells nothing new; it goes with the next exchange
+
 	used int // slots that this process holds
 	had  int // slots that it had when Redis went away
 

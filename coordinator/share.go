@@ -63,9 +63,12 @@ func (s *share) hear(b budget, asked time.Time) {
 	s.count(int(b.workers), asked)
 }
 
-// count takes over how many workers are alive. A Redis that has lost its memory finds
-// out only by and by.
+// count takes over how many workers are alive; 0 is an account that no heartbeat has
+// told yet. A Redis that has lost its memory finds out only by and by.
 func (s *share) count(workers int, now time.Time) {
+	if workers < 1 {
+		return
+	}
 	if now.Before(s.blind) {
 		workers = max(workers, s.workers)
 	}
@@ -99,7 +102,7 @@ func (s *share) begin(now time.Time) {
 		s.used = s.limit // what Redis says is not all that was sent
 	}
 	if !s.known {
-		s.limit = math.Max(1, math.Floor(float64(s.policy.Limit)*s.policy.Headroom+1e-6))
+		s.limit = usableLimit(s.policy.Limit, s.policy.Headroom)
 		s.used = s.limit
 	}
 	// A bucket in debt, as a pause leaves it, is no room.
@@ -191,7 +194,7 @@ func (s *share) untake(counted time.Time, alone bool) {
 
 // cut lowers the share when the API reports a lower limit.
 func (s *share) cut(reported int) {
-	limit := math.Max(1, math.Floor(float64(reported)*s.policy.Headroom+1e-6))
+	limit := usableLimit(reported, s.policy.Headroom)
 	if limit < s.limit {
 		s.limit = limit
 		s.base = math.Min(s.base, s.fair())
@@ -224,4 +227,9 @@ func (s *share) untold(now time.Time) []op {
 		}
 	}
 	return ops
+}
+
+// usableLimit is the part of a limit that may be spent, as the scripts reckon it.
+func usableLimit(limit int, headroom float64) float64 {
+	return math.Max(1, math.Floor(float64(limit)*headroom+1e-6))
 }

@@ -125,3 +125,16 @@ func TestUnsentRequestOfTheShareComesBack(t *testing.T) {
 		t.Errorf("own %d, want 1: Redis has counted it", s.own)
 	}
 }
+
+// A heartbeat can overtake the exchange that creates the account, which then does not
+// know of any worker: who forgot what the heartbeat had said would wait for ever in an
+// outage.
+func TestAnAccountThatKnowsNoWorkersChangesNothing(t *testing.T) {
+	now := time.Now()
+	s := share{policy: Policy{Limit: 60, Window: time.Minute}.WithDefaults()}
+	s.count(4, now)
+	s.hear(budget{limit: 60, born: 1}, now)
+	if s.workers != 4 {
+		t.Errorf("%d workers, want the 4 that the heartbeat told", s.workers)
+	}
+}

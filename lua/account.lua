@@ -273,7 +273,8 @@ local function until_room(a, p, key, now, need)
   for _, entry in ipairs(redis.call('LRANGE', key, 0, -1)) do
     local last, count = parse_bucket(entry)
     need = need - count
-    if need <= 0 then return last + p.horizon - now end
+    -- One that should have left is garbage, and tells nothing.
+    if need <= 0 and last + p.horizon > now then return last + p.horizon - now end
   end
   return a.open_last_ms + p.horizon - now
 end

@@ -5,8 +5,6 @@ the order in which they are evaluated. scripts.go puts it behind settle.lua; it 
 no script of its own.
 --]]
 
-local LATE = 2 -- in emission intervals
-
 -- Gate 1, backoff: how long are the account, and the endpoint, still paused?
 local function backoff_gate(e)
   return (paused_for(KEYS[3])), e > 0 and paused_for(key_of(e, BACKOFF)) or 0
@@ -193,11 +191,7 @@ local function admit(replies, e, wanted, head_start, waits_since, may_queue)
 
     local ahead = budget_ahead
     if granted > 0 then ahead = redis.call('ZCARD', KEYS[4]) - (budget_mine and 1 or 0) end
-    -- Who is not the first comes a little late rather than early and in vain: once it is
-    -- the first, wake_head tells it the exact time.
-    if ahead > 0 then
-      wait = wait + (ahead + LATE) * (emission_interval(a, policy, now) * policy.horizon / policy.window)
-    end
+    wait = wait + ahead * (emission_interval(a, policy, now) * policy.horizon / policy.window)
     if gate == 'slots' then
       -- A release wakes the head of the queue; this is for when the message is lost.
       wait = math.min(10000, 1000 + 1000 * slot_ahead)

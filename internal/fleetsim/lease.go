@@ -1,6 +1,7 @@
 package fleetsim
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -29,13 +30,13 @@ func (w *World) leases() (all []Lease) {
 		if !ok {
 			continue
 		}
-		members, err := w.Redis.SortedSet(key)
+		members, err := w.observer.ZRangeWithScores(context.Background(), key, 0, -1).Result()
 		if err != nil {
 			continue // it has expired meanwhile
 		}
-		for name, expiry := range members {
-			if expiry > now {
-				all = append(all, Lease{endpoint, name, time.Duration((expiry - now) * float64(time.Millisecond))})
+		for _, m := range members {
+			if m.Score > now {
+				all = append(all, Lease{endpoint, m.Member.(string), time.Duration((m.Score - now) * float64(time.Millisecond))})
 			}
 		}
 	}

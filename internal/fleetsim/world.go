@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ const apiKey = "mvra_live_simulated"
 type World struct {
 	Upstream *mockapi.API
 	Redis    *miniredis.Miniredis
+	observer *redis.Client // of the rig, not of the fleet
 
 	t        testing.TB
 	scenario Scenario
@@ -61,6 +63,10 @@ func Run(t testing.TB, s Scenario, strategy Strategy) Result {
 		jobs: make(map[string]*job), shared: make(map[string]any),
 	}
 	w.Redis.ClockTTL(true)
+	w.observer = redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:6379", Dialer: func(context.Context, string, string) (net.Conn, error) { return w.dialRedis() },
+		DisableIdentity: true, Protocol: 2, MaxRetries: -1,
+	})
 	w.listener = mockapi.ServePipe(w.arrivals(upstream))
 	// No deadline: callers would see that they wait in vain, and turn away.
 	ctx, cancel := context.WithCancel(context.Background())
@@ -102,6 +108,7 @@ func (w *World) end(r *Result) {
 	w.Upstream.Close()
 	sleep(context.Background(), forgetting)
 	r.KeysLeft = w.Redis.Keys()
+	w.observer.Close()
 	w.Redis.Close()
 	sleep(context.Background(), time.Minute) // what has been told to end has ended
 }
