@@ -21,7 +21,7 @@ test: ## run all tests, those against a real Redis too (REDIS_URL, or redis-serv
 	@scripts/go-test ./...
 
 # Side by side with other limiters, on one Redis; writes bench/bench.json.
-bench: ## measure (4 minutes, on a quiet machine); ARGS='-h' lists the flags
+bench: ## measure (minutes, on a quiet machine); ARGS='-h' lists the flags
 	@scripts/redis-server
 	@cd bench && go build -o ../bin/bench . && ../bin/bench $(ARGS)
 
