@@ -402,3 +402,22 @@ func TestForgetfulRedisIsToldEverythingAgain(t *testing.T) {
 		}
 	})
 }
+
+// A report that tells nothing new is held back; after Redis has lost its memory the
+// limit is news again.
+func TestARedisThatForgotTheLimitIsToldAgain(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 60, Headroom: 1})
+		said := Feedback{Status: 200, Limit: 30, Remaining: 29, Reset: -1, RetryAfter: -1}
+		mustAcquire(t, c, "").Report(said)
+		time.Sleep(time.Second)
+		r.mini.FlushAll()
+		time.Sleep(time.Minute)
+		mustAcquire(t, c, "").Report(said)
+		time.Sleep(time.Second)
+		if got := r.mini.HGet("fleetlimit:{"+c.Account()+"}:account", "reported"); got != "30" {
+			t.Errorf("Redis knows the limit %q, want 30", got)
+		}
+		c.Close()
+	})
+}

@@ -101,7 +101,8 @@ func (c *Coordinator) takeOutbox(now time.Time) []op {
 
 // isNews says whether Redis, and with it the fleet, must hear at once what the API
 // said: all but a success that shows the limit that it has been told, no more use than
-// the fleet's own, and no stranger to be watched. c.mu must be held.
+// the fleet's own, and no stranger to be watched. It remembers what it has let through.
+// c.mu must be held.
 func (c *Coordinator) isNews(o op) bool {
 	f, p := o.said, o.permit
 	usable := usableLimit(min(c.policy.Limit, f.Limit), c.policy.Headroom)
@@ -223,6 +224,7 @@ func (c *Coordinator) learn(b budget, asked time.Time) {
 func (c *Coordinator) lostMemory() {
 	c.announceForgotten()
 	c.share.forgotten(time.Now())
+	c.reported.limit = 0 // it is news again
 	for _, p := range c.held {
 		p.unknown = true
 	}

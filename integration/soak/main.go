@@ -1,5 +1,5 @@
 // Soak runs a fleet of real processes against a real Redis and a strict API for as
-// long as you like, and breaks things all the while: workers are killed and frozen,
+// long as you like, and breaks things all the while: workers are killed,
 // Redis is killed, restarted with and without its memory, and hung, wires are slow,
 // cut and reset, the API fails and changes its limit.
 //
