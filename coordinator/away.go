@@ -164,10 +164,7 @@ func (c *Coordinator) resume(left time.Duration) bool {
 // anybody needs their number again.
 func (c *Coordinator) markAlive() {
 	leases, _ := c.renewable()
-	c.mu.Lock()
-	alive := 3 * max(c.policy.LeaseTTL/3, time.Duration(c.share.workers)*beatPerWorker)
-	c.mu.Unlock()
-	c.renew(leases, time.Now(), alive) // the next heartbeat makes a failure good
+	c.renew(leases, time.Now(), 3*c.beatInterval()) // the next heartbeat makes a failure good
 }
 
 // tell brings Redis up to date: what was spent, which leases are held, and what

@@ -93,15 +93,14 @@ type Coordinator struct {
 	seen     seen
 	epoch    int64 // how often the API had pushed back when Redis was last heard
 	share    share
-	reported struct { // of what the API says without a pushback
-		limit int
-		epoch int64
-	}
+	reported int64     // the youngest epoch of which a success has been reported
 	away     error     // why Redis cannot be asked; nil: it can
 	muted    bool      // Redis is back, and about to take over from the own share
 	quiet    time.Time // after Redis has refused: when to tell it the rest
 	enlisted bool      // counts as a worker
 	closed   bool
+	met      chan struct{} // closed when the first exchange has ended, well or not
+	meet     sync.Once
 	gone     chan struct{} // closed when Close has ended
 	flushed  chan struct{} // closed by the dispatcher when it has sent the last of the outbox
 }
@@ -151,6 +150,7 @@ func New(rdb redis.UniversalClient, policy Policy, opts Options) (*Coordinator, 
 		news:    make(chan struct{}, 1),
 		lanes:   make(map[string]*lane),
 		held:    make(map[string]*Permit),
+		met:     make(chan struct{}),
 		gone:    make(chan struct{}),
 		flushed: make(chan struct{}),
 	}

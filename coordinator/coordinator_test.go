@@ -457,6 +457,26 @@ func TestDeadlineThatCannotBeMetFailsAtOnce(t *testing.T) {
 	})
 }
 
+// Who is not the first in a queue is told to come a little later than foreseen. That is
+// no reason to turn a caller away whom the foreseen time would serve.
+func TestACallerWhoseTimeWillJustDoIsNotTurnedAway(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 60, Burst: 1, Headroom: 1}
+		first, second := r.worker("first", p), r.worker("second", p)
+		mustAcquire(t, first, "")
+		var wg sync.WaitGroup
+		wg.Go(func() { mustAcquire(t, first, "") }) // after one emission interval of 1 s
+		synctest.Wait()
+		ctx, cancel := within(2100 * time.Millisecond)
+		defer cancel()
+		if _, err := second.Acquire(ctx, Request{}); err != nil {
+			t.Errorf("with 2.1 s for a wait of 2 s: %v", err)
+		}
+		wg.Wait()
+		closeAll(t, first, second)
+	})
+}
+
 func TestTryAcquireNeverWaits(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		c := r.worker("a", policy)

@@ -108,9 +108,9 @@ func (c *Coordinator) isNews(o op) bool {
 	usable := usableLimit(min(c.policy.Limit, f.Limit), c.policy.Headroom)
 	switch {
 	case p.alone || f.Status < 200 || f.Status >= 400:
-	case f.Limit != c.reported.limit || p.epoch != c.reported.epoch:
-		c.reported.limit, c.reported.epoch = f.Limit, p.epoch
-	case f.Limit > 0 && c.share.limit < usable: // the budget is less strangers'
+	case p.epoch != c.reported:
+		c.reported = p.epoch
+	case f.Limit > 0 && c.share.limit != usable: // another limit than Redis knows, or strangers
 	case f.Remaining >= 0 && int64(f.Limit-f.Remaining) > p.seq-p.base:
 	default:
 		return false
@@ -224,7 +224,6 @@ func (c *Coordinator) learn(b budget, asked time.Time) {
 func (c *Coordinator) lostMemory() {
 	c.announceForgotten()
 	c.share.forgotten(time.Now())
-	c.reported.limit = 0 // it is news again
 	for _, p := range c.held {
 		p.unknown = true
 	}

@@ -9,26 +9,38 @@ import (
 	"github.com/fleetlimit/fleetlimit/lua"
 )
 
-// beatPerWorker makes the heartbeats of a large fleet rarer: a worker that has
-// no lease to renew beats once in this time for each worker alive.
-const beatPerWorker = 200 * time.Millisecond
+// In a large fleet heartbeats are rarer: a worker that has no lease to renew beats once
+// in beatPerWorker for each worker alive, or once in emissionsPerBeat emission intervals
+// for each, if that is longer. So they cost Redis no more than a part of what the
+// admissions do. A fleet is large if that is longer than a third of the lease TTL.
+const (
+	beatPerWorker    = 400 * time.Millisecond
+	emissionsPerBeat = 4
+)
 
 // beat is the heartbeat: it renews all leases of this process in one call, marks
 // it alive, and tells the holders of lost leases. It ticks at a third of the
 // lease TTL.
 func (c *Coordinator) beat() {
+	select {
+	case <-c.met: // so that a process that has just started needs one connection for both
+	case <-c.ctx.Done():
+		return
+	}
 	tick := c.policy.LeaseTTL / 3
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var last time.Time
-	every := tick
+	var alive time.Duration // from last on, as Redis was told
 	for {
-		if leases, there := c.renewable(); there && (len(leases) > 0 || time.Since(last) >= every-tick/2) {
-			last = time.Now()
-			c.ask(last, every)
-			if workers, err := c.renew(leases, last, 3*every); err == nil {
-				every = max(tick, time.Duration(workers)*beatPerWorker)
-			} else {
+		every := c.beatInterval()
+		rest := min(every, alive*2/3) // the fleet may have grown since
+		if leases, there := c.renewable(); there && (len(leases) > 0 || time.Since(last) >= rest-tick/2) {
+			if !last.IsZero() {
+				c.ask(every)
+			}
+			last, alive = time.Now(), 3*every
+			if err := c.renew(leases, last, alive); err != nil {
 				c.noBeat(err)
 			}
 		}
@@ -38,6 +50,19 @@ func (c *Coordinator) beat() {
 			return
 		}
 	}
+}
+
+// beatInterval is how often this worker beats if it has no lease to renew.
+func (c *Coordinator) beatInterval() time.Duration {
+	c.mu.Lock()
+	workers := time.Duration(c.share.workers)
+	c.mu.Unlock()
+	tick := c.policy.LeaseTTL / 3
+	if workers*beatPerWorker <= tick {
+		return tick
+	}
+	emission := c.policy.Window / time.Duration(usableLimit(c.policy.Limit, c.policy.Headroom))
+	return workers * max(beatPerWorker, emissionsPerBeat*emission)
 }
 
 // watchLeases gives up leases in time, whatever hangs in a heartbeat.
@@ -76,30 +101,29 @@ func (c *Coordinator) noBeat(err error) {
 	}
 }
 
-// ask asks Redis how the budget stands if it has not said so lately, so that the own
-// share is right if Redis should go away.
-func (c *Coordinator) ask(now time.Time, every time.Duration) {
+// ask asks Redis how the budget stands if it has not said so lately,
+// so that the own share is right if Redis should go away.
+func (c *Coordinator) ask(every time.Duration) {
 	c.mu.Lock()
-	fresh := c.share.known && now.Sub(c.share.heard) < every-c.policy.LeaseTTL/6
+	fresh := c.share.known && time.Since(c.share.heard) < every-c.policy.LeaseTTL/6
 	c.mu.Unlock()
-	if fresh {
-		return
+	if !fresh {
+		c.look()
 	}
-	c.look()
 }
 
 // renew is one call of renew.lua.
-func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration) (workers int, err error) {
+func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration) error {
 	keys, args := c.renewArgs(leases, alive)
 	reply, err := inTime(c.ctx, c.timeout, func(ctx context.Context) ([]string, error) {
 		return lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
 	}, nil)
 	c.exchanged(now, nil, len(leases), answer{}, err)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if len(reply) < 2 {
-		return 0, fmt.Errorf("fleetlimit: renew.lua answered %d values instead of 2 or more", len(reply))
+		return fmt.Errorf("fleetlimit: renew.lua answered %d values instead of 2 or more", len(reply))
 	}
 	lost := make(map[string]bool, len(reply)-2)
 	for _, lease := range reply[2:] {
@@ -119,12 +143,13 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 			gone = append(gone, p)
 		}
 	}
-	if workers, err = strconv.Atoi(reply[0]); err == nil && c.away == nil {
+	workers, err := strconv.Atoi(reply[0])
+	if err == nil && c.away == nil {
 		c.share.count(workers, now)
 	}
 	c.mu.Unlock()
 	c.tellLost(gone)
-	return workers, err
+	return err
 }
 
 func (c *Coordinator) renewArgs(leases []*Permit, alive time.Duration) ([]string, []any) {

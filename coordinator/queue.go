@@ -181,12 +181,16 @@ func (c *Coordinator) leaveIfEmpty(l *lane) {
 	}
 }
 
+// lateness is how much later than foreseen those who are not the first in a queue are
+// told to come, at most: LATE of account.lua. They are called when they are the first.
+const lateness = 400 * time.Millisecond
+
 // outlasts says whether the lane is known to stay shut past the caller's
 // deadline. For a slot nothing is known: it may be released any time.
 func (l *lane) outlasts(w *waiter) bool {
 	switch l.gate {
 	case GateBackoff, GatePace, GateWindow, GateDrain:
-		return l.placed && !w.deadline.IsZero() && w.deadline.Before(l.notBefore)
+		return l.placed && !w.deadline.IsZero() && w.deadline.Before(l.notBefore.Add(-lateness))
 	}
 	return false
 }

@@ -337,6 +337,7 @@ func (c *Coordinator) sendInTime(ctx context.Context, asks []ask, ops []op) (ans
 		}
 		c.signal()
 	})
+	c.meet.Do(func() { close(c.met) })
 	c.exchanged(asked, asks, len(ops), a, err)
 	return a, err
 }

@@ -50,6 +50,7 @@ local MAX_PAUSE = 300000   -- longest shared pause: 5 minutes
 local MAX_HOLD = 86400000  -- longest pause or drain by an operator: a day
 local PROBE = 2000         -- time between requests that look whether strangers have gone
 local GRACE = 1000         -- how late a place in a queue may be claimed
+local LATE = 400           -- how much later than foreseen those come who are not the first in a queue
 local RESUMPTION = 5000    -- after Redis was away: time for all workers to tell what they spent
 local AWAY = 'Redis was away'
 local LONGEST_BEAT = 60000 -- after which all who hold slots have told so, once Redis has forgotten it

@@ -113,6 +113,14 @@ local function which_gate(account_paused, paused, free, pace_wait, window_wait)
   return 'turn'
 end
 
+-- window_turn is how long it takes at least until the window has room for a place that
+-- has others ahead: the room that there is, and what leaves it, goes to them first.
+local function window_turn(ahead, each)
+  local beyond = ahead - math.max(0, (room(a, policy, now)))
+  if beyond < 0 or a.own == 0 then return 0 end
+  return until_room(a, policy, KEYS[2], now, 1) + beyond * each
+end
+
 -- answer appends the answer to one wish to the replies.
 local function answer(replies, granted, gate, wait, since)
   local n = #replies
@@ -189,9 +197,12 @@ local function admit(replies, e, wanted, head_start, waits_since, may_queue)
     wait, pace_wait, window_wait = budget_wait(a, policy, KEYS[2], now, paused)
     gate = which_gate(account_paused, paused, free, pace_wait, window_wait)
 
-    local ahead = budget_ahead
+    local ahead, each = budget_ahead, emission_interval(a, policy, now) * policy.horizon / policy.window
     if granted > 0 then ahead = redis.call('ZCARD', KEYS[4]) - (budget_mine and 1 or 0) end
-    wait = wait + ahead * (emission_interval(a, policy, now) * policy.horizon / policy.window)
+    wait = math.max(wait + ahead * each, window_turn(ahead, each))
+    -- The head is called when it can be served. The others would come in vain if they
+    -- came a moment before they are the head.
+    if ahead > 0 and may_queue then wait = wait + math.min(LATE, 3 * each) end
     if gate == 'slots' then
       -- A release wakes the head of the queue; this is for when the message is lost.
       wait = math.min(10000, 1000 + 1000 * slot_ahead)

@@ -61,6 +61,7 @@ func (w *World) startProcess(number, life int) {
 	p.Base = &departure{world: w, process: number, base: p.transport, rng: p.Rand(1)}
 	p.Redis = redis.NewClient(&redis.Options{
 		Addr: "127.0.0.1:6379", Dialer: p.redis.DialContext, DisableIdentity: true, Protocol: 2, MaxRetries: -1,
+		PoolSize: 1000, // who waits for a connection shares a pool of timers with all bubbles
 	})
 	p.Redis.AddHook(counter{&w.commands})
 	guard, err := w.strategy.New(p)

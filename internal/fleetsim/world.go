@@ -70,7 +70,11 @@ func Run(t testing.TB, s Scenario, strategy Strategy) Result {
 	w.listener = mockapi.ServePipe(w.arrivals(upstream))
 	// No deadline: callers would see that they wait in vain, and turn away.
 	ctx, cancel := context.WithCancel(context.Background())
-	time.AfterFunc(s.Length, cancel)
+	var commands int64
+	time.AfterFunc(s.Length, func() {
+		commands = w.commands.Load() // without what it costs to end
+		cancel()
+	})
 	w.ctx = ctx
 
 	w.processes = make([]*Process, s.Fleet.Processes)
@@ -85,7 +89,6 @@ func Run(t testing.TB, s Scenario, strategy Strategy) Result {
 	r := Result{Stats: upstream.Stats()}
 	r.Utilization, r.TotalUtilization = upstream.Utilization(0, s.Length)
 	r.TotalUtilization += r.Utilization
-	commands := w.commands.Load()
 	w.running.Wait()
 	w.setAPIAway(false)
 	w.setRedisAway(false)
