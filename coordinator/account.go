@@ -101,6 +101,7 @@ func (k keys) queue() string               { return k.prefix + "queue" }
 func (k keys) due() string                 { return k.prefix + "due" }
 func (k keys) workers() string             { return k.prefix + "workers" }
 func (k keys) timeline() string            { return k.prefix + "timeline" }
+func (k keys) policies() string            { return k.prefix + "policies" }
 func (k keys) backoffOf(e string) string   { return k.prefix + "backoff:" + e }
 func (k keys) slotsOf(e string) string     { return k.prefix + "slots:" + e }
 func (k keys) queueOf(e string) string     { return k.prefix + "queue:" + e }

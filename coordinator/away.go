@@ -287,7 +287,7 @@ func (c *Coordinator) fairSlots(l *lane) int {
 	if c.share.workers == 0 || l.jobTTL > 0 {
 		return 0
 	}
-	return l.slots / c.share.workers
+	return l.cap / c.share.workers
 }
 
 // beyondShare lists the permits whose slots this worker must give up, once the

@@ -161,7 +161,7 @@ func New(rdb redis.UniversalClient, policy Policy, opts Options) (*Coordinator, 
 	c.lanes[anyEndpoint] = &lane{name: anyEndpoint}
 	for i, e := range c.policy.Endpoints {
 		c.lanes[e.Pattern] = &lane{
-			name: e.Pattern, number: i + 1, slots: e.Slots,
+			name: e.Pattern, number: i + 1, slots: e.Slots, cap: e.Slots,
 			leaseTTL: c.policy.leaseTTL(e), jobTTL: e.JobTTL,
 			keys: anys(c.keys.endpoint(e.Pattern)),
 			args: []any{e.Pattern, e.Slots, ms(c.policy.leaseTTL(e))},
@@ -347,7 +347,8 @@ func (c *Coordinator) Account() string { return c.account }
 // Worker is the name of this process in Redis.
 func (c *Coordinator) Worker() string { return c.worker }
 
-// Policy is the policy in force, with its defaults filled in.
+// Policy is the policy of this worker, with its defaults filled in. While others of the
+// fleet have another, the strictest counts: see [PolicyDifference].
 func (c *Coordinator) Policy() Policy { return c.policy }
 
 // Close ends all waiting with [ErrClosed], gives all leases back (those of calls under

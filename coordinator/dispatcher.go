@@ -105,7 +105,7 @@ func (c *Coordinator) takeOutbox(now time.Time) []op {
 // c.mu must be held.
 func (c *Coordinator) isNews(o op) bool {
 	f, p := o.said, o.permit
-	usable := usableLimit(min(c.policy.Limit, f.Limit), c.policy.Headroom)
+	usable := usableLimit(min(c.share.policy.Limit, f.Limit), c.share.policy.Headroom)
 	switch {
 	case p.alone || f.Status < 200 || f.Status >= 400:
 	case p.epoch != c.reported:

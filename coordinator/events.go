@@ -44,6 +44,10 @@ type Events struct {
 
 	// ForeignUse is called when the use of the key by strangers has changed.
 	ForeignUse func(Foreign)
+
+	// PoliciesDiffer is called when a heartbeat finds that live workers have different
+	// policies, that they differ in another way than before, or that they agree again.
+	PoliciesDiffer func(PolicyDifference)
 }
 
 // Grant is a permit that was granted.

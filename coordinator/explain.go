@@ -3,6 +3,7 @@ package coordinator
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 )
 
@@ -115,6 +116,9 @@ func workersWait(n int) string {
 // notes lists what does not stop the fleet, but explains it.
 func (s *State) notes() (notes []string) {
 	add := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+	if differences := s.PolicyDifferences(); len(differences) > 0 {
+		add("The workers have %d different policies, and the strictest counts for all: %s.", len(s.Policies), strings.Join(differences, "; "))
+	}
 	if s.Known && s.Reported > 0 && s.Reported < s.PolicyLimit {
 		add("The API reports a limit of %d requests, less than the %d of the policy: the lower one holds.", s.Reported, s.PolicyLimit)
 	}

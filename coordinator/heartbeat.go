@@ -2,8 +2,10 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/fleetlimit/fleetlimit/lua"
@@ -115,45 +117,101 @@ func (c *Coordinator) ask(every time.Duration) {
 // renew is one call of renew.lua.
 func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration) error {
 	keys, args := c.renewArgs(leases, alive)
-	reply, err := inTime(c.ctx, c.timeout, func(ctx context.Context) ([]string, error) {
-		return lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
+	reply, err := inTime(c.ctx, c.timeout, func(ctx context.Context) (renewal, error) {
+		values, err := lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
+		if err != nil {
+			return renewal{}, c.nameKey(ctx, anys(keys), err)
+		}
+		return parseRenewal(values)
 	}, nil)
+	if err == nil && len(reply.wrong) > 0 {
+		err = c.nameWrong(reply.wrong)
+	}
 	c.exchanged(now, nil, len(leases), answer{}, err)
-	if err != nil {
+	if err != nil && len(reply.wrong) == 0 {
 		return err
 	}
-	if len(reply) < 2 {
-		return fmt.Errorf("fleetlimit: renew.lua answered %d values instead of 2 or more", len(reply))
-	}
-	lost := make(map[string]bool, len(reply)-2)
-	for _, lease := range reply[2:] {
-		lost[lease] = true
-	}
 	c.mu.Lock()
-	if c.share.born != 0 && reply[1] != formatInt(c.share.born) {
+	if reply.born != "" && c.share.born != 0 && reply.born != formatInt(c.share.born) {
 		c.signal()
 		c.lostMemory() // leases are not lost with it: they are told again
-		lost = nil
+		reply.lost = nil
 	}
 	var gone []*Permit
 	for _, p := range leases {
-		if !lost[p.lease] {
+		switch {
+		case reply.wrong[c.keys.slotsOf(p.lane.name)]:
+		case !reply.lost[p.lease]:
 			p.renewed = now
-		} else if c.unhold(p) {
+		case c.unhold(p):
 			gone = append(gone, p)
 		}
 	}
-	workers, err := strconv.Atoi(reply[0])
-	if err == nil && c.away == nil {
-		c.share.count(workers, now)
+	if c.away == nil {
+		c.share.count(reply.workers, now)
 	}
+	c.obey(reply.strictest)
 	c.mu.Unlock()
 	c.tellLost(gone)
-	return err
+	return nil
 }
 
+// A renewal is the answer of renew.lua.
+type renewal struct {
+	workers   int
+	born      string // empty: unknown
+	strictest strictest
+	wrong     map[string]bool // keys that hold something else
+	lost      map[string]bool // leases
+}
+
+func parseRenewal(v []string) (r renewal, err error) {
+	const fixed = 5
+	if len(v) < fixed {
+		return r, fmt.Errorf("fleetlimit: renew.lua answered %d values instead of %d or more", len(v), fixed)
+	}
+	numbers := newReader(v)
+	r.workers, r.born = int(numbers.int()), numbers.text()
+	r.strictest.policies, r.strictest.text = int(numbers.int()), numbers.text()
+	wrong := int(numbers.int())
+	if numbers.bad >= 0 || wrong > len(v)-fixed {
+		return renewal{}, fmt.Errorf("fleetlimit: renew.lua answered %q", clean(strings.Join(v[:fixed], " ")))
+	}
+	if r.strictest.policy, err = parsePolicy(r.strictest.text); err != nil {
+		return renewal{}, err
+	}
+	r.wrong, r.lost = set(v[fixed:fixed+wrong]), set(v[fixed+wrong:])
+	return r, nil
+}
+
+func set(names []string) map[string]bool {
+	all := make(map[string]bool, len(names))
+	for _, name := range names {
+		all[name] = true
+	}
+	return all
+}
+
+// nameWrong says what the keys hold that a heartbeat could not use.
+func (c *Coordinator) nameWrong(keys map[string]bool) error {
+	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
+	defer cancel()
+	var all error
+	for key := range keys {
+		all = errors.Join(all, c.checkKey(ctx, key, errWrongType))
+	}
+	if all != nil {
+		c.announce(func() { c.log.Error("a key in Redis is not the fleet's", "err", all) })
+	}
+	return all
+}
+
+var errWrongType = errors.New("the heartbeat cannot use it")
+
 func (c *Coordinator) renewArgs(leases []*Permit, alive time.Duration) ([]string, []any) {
-	keys := []string{c.keys.account(), c.keys.workers(), c.keys.backoff(), c.keys.queue(), c.keys.timeline()}
+	keys := []string{
+		c.keys.account(), c.keys.workers(), c.keys.backoff(), c.keys.queue(), c.keys.timeline(), c.keys.policies(),
+	}
 	args := append([]any{c.worker, ms(alive)}, c.policyArgs()...)
 	args = append(args, len(c.policy.Endpoints))
 	for _, e := range c.policy.Endpoints {

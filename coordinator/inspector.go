@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -282,7 +283,7 @@ func endpointsIn(ctx context.Context, rdb redis.UniversalClient, k keys) ([]stri
 // inspect reads an account and these of its endpoints, in one call of inspect.lua.
 func inspect(ctx context.Context, rdb redis.UniversalClient, account string, endpoints []string) (*State, error) {
 	k := keysOf(account)
-	names := append(k.budget(), k.workers())
+	names := append(k.budget(), k.workers(), k.policies())
 	for _, e := range endpoints {
 		names = append(names, k.endpoint(e)...)
 	}
@@ -371,6 +372,18 @@ type (
 			LeftMS float64 `json:"left_ms"`
 		} `json:"workers"`
 	}
+	inspectedPolicies struct {
+		Policies []struct {
+			Limit    float64            `json:"limit"`
+			WindowMS float64            `json:"window_ms"`
+			JitterMS float64            `json:"jitter_ms"`
+			Headroom float64            `json:"headroom"`
+			Burst    float64            `json:"burst"`
+			Slots    map[string]float64 `json:"slots"`
+			Worker   string             `json:"worker"`
+			LeftMS   float64            `json:"left_ms"`
+		} `json:"policies"`
+	}
 )
 
 // parseState reads the reply of inspect.lua.
@@ -444,6 +457,24 @@ func parseState(account string, endpoints []string, text []byte) (*State, error)
 		s.Workers = append(s.Workers, WorkerState{clean(x.Worker), span(x.LeftMS)})
 	}
 	slices.SortFunc(s.Workers, func(a, b WorkerState) int { return strings.Compare(a.Worker, b.Worker) })
+	var told inspectedPolicies
+	read("policies", &told)
+	for _, x := range told.Policies {
+		p := PolicyState{Worker: clean(x.Worker), Left: span(x.LeftMS), Policy: Policy{
+			Limit: count(x.Limit), Window: span(x.WindowMS), Jitter: span(x.JitterMS),
+			Headroom: min(max(x.Headroom, 0), 1), Burst: count(x.Burst),
+		}}
+		for pattern, slots := range x.Slots {
+			if validPattern(pattern) && len(p.Policy.Endpoints) < maxEndpoints {
+				p.Policy.Endpoints = append(p.Policy.Endpoints, Endpoint{Pattern: pattern, Slots: count(slots)})
+			}
+		}
+		slices.SortFunc(p.Policy.Endpoints, func(a, b Endpoint) int { return strings.Compare(a.Pattern, b.Pattern) })
+		s.Policies = append(s.Policies, p)
+	}
+	slices.SortFunc(s.Policies, func(a, b PolicyState) int {
+		return cmp.Or(cmp.Compare(a.Policy.Limit, b.Policy.Limit), strings.Compare(a.Worker, b.Worker))
+	})
 	for _, e := range endpoints {
 		es := EndpointState{Pattern: e, Slots: count(a.Slots[e])}
 		es.Backoff, _ = backoff("backoff:" + e)

@@ -7,7 +7,8 @@ import (
 )
 
 // KeyError says that one of the account's keys in Redis holds something that is not
-// the fleet's. Nothing is admitted until it is deleted: DEL of any key is safe.
+// the fleet's. Nothing that needs it is admitted until it is deleted: DEL of any key is
+// safe.
 type KeyError struct {
 	Key  string
 	Type string // what Redis says it is
@@ -25,7 +26,7 @@ func (e *KeyError) Unwrap() error { return e.Err }
 func typeOf(key string) string {
 	_, what, _ := strings.Cut(key, "}:")
 	switch kind, _, _ := strings.Cut(what, ":"); kind {
-	case "account", "backoff":
+	case "account", "backoff", "policies":
 		return "hash"
 	case "window", "timeline":
 		return "list"
@@ -41,11 +42,18 @@ func (c *Coordinator) nameKey(ctx context.Context, keys []any, err error) error 
 		return err
 	}
 	for _, k := range keys {
-		key := fmt.Sprint(k)
-		kind, problem := c.rdb.Type(ctx, key).Result()
-		if problem == nil && kind != "none" && kind != typeOf(key) {
-			return &KeyError{Key: key, Type: kind, Want: typeOf(key), Err: err}
+		if problem := c.checkKey(ctx, fmt.Sprint(k), err); problem != nil {
+			return problem
 		}
 	}
 	return err
+}
+
+// checkKey returns a KeyError if a key holds something that is not the fleet's.
+func (c *Coordinator) checkKey(ctx context.Context, key string, cause error) error {
+	kind, err := c.rdb.Type(ctx, key).Result()
+	if err != nil || kind == "none" || kind == typeOf(key) {
+		return nil
+	}
+	return &KeyError{Key: key, Type: kind, Want: typeOf(key), Err: cause}
 }

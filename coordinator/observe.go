@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 )
 
@@ -69,6 +70,8 @@ func (c *Coordinator) exchanged(asked time.Time, asks []ask, told int, a answer,
 
 // seen is what this process last knew of what it announces.
 type seen struct {
+	strictest strictest // the policy that counts
+
 	pauses  map[*lane]time.Time // until when; the lane anyEndpoint stands for the account
 	foreign int64
 	forgot  int64 // the birth of the account that Redis has forgotten last
@@ -174,6 +177,21 @@ func (c *Coordinator) announceBack() {
 		c.log.Info("Redis answers again", "away", r.Away.Round(time.Millisecond), "spent", r.Spent)
 		if f := c.events.Recovered; f != nil {
 			f(r)
+		}
+	})
+}
+
+// announcePolicies announces that the workers' policies differ, or no longer do.
+func (c *Coordinator) announcePolicies(d PolicyDifference) {
+	c.announce(func() {
+		if d.Policies > 1 {
+			c.log.Warn("workers of this fleet have different policies, and the strictest counts",
+				"policies", d.Policies, "here", strings.Join(d.Fields, "; "))
+		} else {
+			c.log.Info("the policies of all workers agree again")
+		}
+		if f := c.events.PoliciesDiffer; f != nil {
+			f(d)
 		}
 	})
 }

@@ -13,6 +13,7 @@ type lane struct {
 	name     string // the endpoint's pattern, or anyEndpoint
 	number   int    // position in Policy.Endpoints, from 1; 0 for anyEndpoint
 	slots    int    // 0 for anyEndpoint
+	cap      int    // slots of the strictest policy in the fleet; guarded by Coordinator.mu
 	leaseTTL time.Duration
 	jobTTL   time.Duration
 	keys     []any // of the endpoint, as exchange.lua gets them

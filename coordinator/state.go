@@ -42,6 +42,16 @@ type State struct {
 	Workers   []WorkerState   // who is alive; at most 200
 	Alive     int             // how many are alive
 	Drained   []Drain         // workers that get no new permits; at most 200
+
+	Policies []PolicyState // the different policies of live workers, the lowest limit first
+}
+
+// PolicyState is a policy that a live worker has, or more than one. While there are
+// several, the strictest of each field counts.
+type PolicyState struct {
+	Policy Policy        // of its endpoints only Pattern and Slots
+	Worker string        // one that has it: the last that said so
+	Left   time.Duration // how long it counts still, unless somebody says so again
 }
 
 // Pace is the account's GCRA bucket.
@@ -140,7 +150,9 @@ func (c *Coordinator) State(ctx context.Context) (*State, error) {
 		return nil, err
 	}
 	for i, e := range c.policy.Endpoints {
-		s.Endpoints[i].Slots = e.Slots
+		if told := s.Endpoints[i].Slots; told < 1 || told > e.Slots {
+			s.Endpoints[i].Slots = e.Slots
+		}
 	}
 	if !s.Known {
 		s.PolicyLimit, s.Headroom = c.policy.Limit, c.policy.Headroom

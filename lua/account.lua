@@ -44,6 +44,8 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
   workers       how many workers were alive at the last heartbeat of any
   rejected      429s that the API has said since the account was created
   drain:<worker>  until when an operator keeps this worker from new permits
+  policies      how many different policies the live workers have; above 1 the
+                strictest counts, which the heartbeats write down
 --]]
 
 local MAX_PAUSE = 300000   -- longest shared pause: 5 minutes
@@ -69,14 +71,14 @@ local FIELDS = {
   'reported', 'foreign', 'foreign_ms', 'stranger', 'stranger_ms', 'observed_seq',
   'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms', 'born_ms', 'workers',
   'doubtful', 'spent', 'reset_ms', 'rolling_ms',
-  'reborn_ms', 'rejected', 'drain:' .. ARGV[1],
+  'reborn_ms', 'rejected', 'policies', 'drain:' .. ARGV[1],
 }
 
 -- Those that are written down without decimals.
 local COUNTS = {
   seq = true, own = true, left_seq = true, open_n = true, reported = true, foreign = true,
   observed_seq = true, tight = true, epoch = true, strikes = true, born_ms = true, rejected = true,
-  spent = true, workers = true,
+  spent = true, workers = true, policies = true,
 }
 
 local function clock()
@@ -109,6 +111,16 @@ local function read_policy(argv, i)
     burst = tonumber(argv[i + 4]),
     horizon = tonumber(argv[i + 1]) + tonumber(argv[i + 2]),
   }
+end
+
+-- obey makes a policy as strict as the strictest of the live workers.
+local function obey(p, key)
+  local h = redis.call('HMGET', key, 'limit', 'window_ms', 'jitter_ms', 'headroom', 'burst')
+  local q = {
+    limit = number(h[1]), window = number(h[2]), jitter = number(h[3]), headroom = number(h[4]), burst = number(h[5]),
+  }
+  if not is_policy(q) then return end
+  for field, value in pairs(stricter(p, q)) do p[field] = value end
 end
 
 -- Whether messages go by sharded pub/sub, as in a cluster, where they then need not
@@ -462,7 +474,8 @@ local function keep_key(key, ttl)
   if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, int(ttl * 1.25)) end
 end
 
--- load_account reads the account and brings it to this instant: the clock never
+-- load_account reads the account, makes the policy as strict as the fleet's, and brings
+-- the account to this instant: the clock never
 -- runs backwards by a little, a large jump backwards is digested at once, and
 -- what is older than the window leaves.
 local function load_account(keys, p)
@@ -478,6 +491,7 @@ local function load_account(keys, p)
     end
     a[FIELDS[i]] = x
   end
+  if a.policies > 1 then obey(p, keys[1]) end
   if a.seq == 0 then
     a.seq, a.left_seq, a.born_ms = math.floor(now), math.floor(now), math.floor(now)
   end

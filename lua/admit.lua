@@ -28,7 +28,7 @@ end
 -- set back) is cut to it.
 local function slots_gate(e)
   if e == 0 then return math.huge end
-  local slots, cap, ttl = key_of(e, SLOTS), cap_of(e), lease_ttl_of(e)
+  local slots, cap, ttl = key_of(e, SLOTS), cap_of(e), longest_lease(e)
   redis.call('ZREMRANGEBYSCORE', slots, '-inf', ms(now))
   local free = cap - redis.call('ZCARD', slots)
   -- Who holds a slot and is otherwise idle tells it with its heartbeat; who watches

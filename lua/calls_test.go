@@ -175,7 +175,7 @@ type held struct {
 }
 
 func (s *server) renewCall(p limits, worker string, alive float64, leases []held) ([]string, []any) {
-	keys := []string{s.prefix + "account", s.prefix + "workers", s.prefix + "backoff", s.prefix + "queue", s.prefix + "timeline"}
+	keys := []string{s.prefix + "account", s.prefix + "workers", s.prefix + "backoff", s.prefix + "queue", s.prefix + "timeline", s.prefix + "policies"}
 	args := append([]any{worker, alive}, p.args()...)
 	args = append(args, len(p.endpoints))
 	for _, e := range p.endpoints {
@@ -193,10 +193,10 @@ func (s *server) renew(f fails, p limits, worker string, alive float64, leases .
 	f.Helper()
 	keys, args := s.renewCall(p, worker, alive, leases)
 	v := s.run(f, s.renewScript, keys, args)
-	if len(v) < 2 {
-		f.Fatalf("renew.lua answered %q, want 2 values at least", v)
+	if len(v) < 5 || v[4] != "0" {
+		f.Fatalf("renew.lua answered %q, want 5 values at least, and no key that holds something else", v)
 	}
-	return int(parse(f, v[0])), v[2:]
+	return int(parse(f, v[0])), v[5:]
 }
 
 func (s *server) run(f fails, script *redis.Script, keys []string, args []any) []string {

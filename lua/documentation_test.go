@@ -20,6 +20,7 @@ func TestScriptsAreDocumented(t *testing.T) {
 		}
 	}
 
+	blockComment(t, "policy.lua", policy)
 	blockComment(t, "settle.lua", settle)
 	blockComment(t, "admit.lua", admit)
 	comment := blockComment(t, "account.lua", account)

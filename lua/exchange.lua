@@ -1,7 +1,7 @@
 --[[
 exchange.lua: all that a worker and Redis have to tell each other, in one atomic
-step: what became of permits, and wishes for new ones. scripts.go puts account.lua,
-settle.lua and admit.lua in front of it.
+step: what became of permits, and wishes for new ones. scripts.go puts policy.lua,
+account.lua, settle.lua and admit.lua in front of it.
 
 KEYS  1 fleetlimit:{<account>}:account     hash, see account.lua
       2 fleetlimit:{<account>}:window      list, the ring of grants
@@ -17,7 +17,8 @@ KEYS  1 fleetlimit:{<account>}:account     hash, see account.lua
         fleetlimit:{<account>}:job:<endpoint>:<job>   string, the job's lease
 
 ARGV  1 worker
-      2 limit  3 window ms  4 jitter ms  5 headroom  6 burst    (the policy)
+      2 limit  3 window ms  4 jitter ms  5 headroom  6 burst    (the policy; if those
+        of the live workers differ, the strictest of each field counts)
       7 number of endpoints E; then for each its name, its slots and its lease TTL, ms
   then the operations, one after the other. <e> is the number of an endpoint,
   1..E, or 0 for requests that need budget alone; <key> is an index of KEYS.

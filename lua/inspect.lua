@@ -10,6 +10,7 @@ KEYS  any of the account's keys, in any order; each is described in its way
         fleetlimit:{<account>}:due[:<endpoint>]   tells when they were told to come
         fleetlimit:{<account>}:workers            who is alive
         fleetlimit:{<account>}:timeline           how it did in the last ten minutes
+        fleetlimit:{<account>}:policies           the different policies of live workers
 ARGV  1 how many leases, places or workers to list of each at most; default 100
 
 From a shell, with jq to make it pretty:
@@ -319,7 +320,31 @@ local function timeline(key)
   return {samples = #list > 0 and list or nil}
 end
 
-local describe = {timeline = timeline, account = account, backoff = backoff, slots = leases, queue = places, workers = workers}
+-- policies lists the different policies of the live workers; the strictest counts.
+local function policies(key)
+  local list = {}
+  for text, told in pairs(fields(key)) do
+    local ends, length, worker = string.match(told, '^(%S+) (%S+) (%S+)$')
+    local limit, window, jitter, headroom, burst, rest = string.match(text, '^(%S+) (%S+) (%S+) (%S+) ([^%s]+)(.*)$')
+    local left = math.min(number(ends) - now, number(length))
+    if limit and left > 0 and #list < most then
+      local slots
+      for n, name in string.gmatch(rest, '\n(%S+) %S+ ([^\n]+)') do
+        slots = slots or {}
+        slots[name] = number(n)
+      end
+      list[#list + 1] = {
+        limit = number(limit), window_ms = number(window), jitter_ms = number(jitter), headroom = number(headroom),
+        burst = number(burst), slots = slots, worker = worker, left_ms = whole(left),
+      }
+    end
+  end
+  return {policies = #list > 0 and list or nil}
+end
+
+local describe = {
+  policies = policies, timeline = timeline, account = account, backoff = backoff, slots = leases, queue = places, workers = workers,
+}
 
 local answer = {}
 for _, key in ipairs(KEYS) do

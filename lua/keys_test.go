@@ -121,7 +121,7 @@ func useEverything(t *testing.T, rdb redis.UniversalClient, s *server) {
 	x := saying{endpoint: 0, seq: 0, status: 429, limit: -1, remaining: 3, reset: -1, retryAfter: 20_000}
 	settle("a", x.args()...)
 	keys, args := s.renewCall(p, "a", 30_000, []held{{0, lease(chat)}, {1, "a:1:1"}})
-	if v := run(Renew, keys, args); len(v) != 3 || v[0] != "1" || v[2] != "a:1:1" {
+	if v := run(Renew, keys, args); len(v) != 6 || v[0] != "1" || v[5] != "a:1:1" {
 		t.Fatalf("renew answered %q", v)
 	}
 }

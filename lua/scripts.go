@@ -12,6 +12,8 @@ import (
 )
 
 var (
+	//go:embed policy.lua
+	policy string
 	//go:embed account.lua
 	account string
 	//go:embed admit.lua
@@ -30,8 +32,8 @@ var (
 
 // The scripts.
 var (
-	Exchange = redis.NewScript(account + settle + admit + exchange)
-	Renew    = redis.NewScript(renew)
-	Control  = redis.NewScript(account + control)
+	Exchange = redis.NewScript(policy + account + settle + admit + exchange)
+	Renew    = redis.NewScript(policy + renew)
+	Control  = redis.NewScript(policy + account + control)
 	Inspect  = redis.NewScript(inspect)
 )

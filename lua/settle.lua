@@ -41,8 +41,22 @@ local function paused_for(key)
 end
 
 local function name_of(e) return ARGV[5 + 3 * e] end
-local function cap_of(e) return tonumber(ARGV[6 + 3 * e]) end
 local function lease_ttl_of(e) return tonumber(ARGV[7 + 3 * e]) end
+
+-- cap_of is how many slots an endpoint has, and longest_lease how long any worker's
+-- lease may live.
+local caps, longest = {}, {}
+for e = 1, endpoints do
+  caps[e], longest[e] = tonumber(ARGV[6 + 3 * e]), lease_ttl_of(e)
+  if a.policies > 1 then
+    local told = redis.call('HMGET', KEYS[1], 'slots:' .. name_of(e), 'lease_ms:' .. name_of(e))
+    local cap, ttl = number(told[1]), number(told[2])
+    if cap >= 1 then caps[e] = math.min(caps[e], cap) end
+    if ttl <= MAX_WINDOW then longest[e] = math.max(longest[e], ttl) end
+  end
+end
+local function cap_of(e) return caps[e] end
+local function longest_lease(e) return longest[e] end
 
 -- Leases
 

@@ -72,6 +72,7 @@ var (
 	room         = desc("room_requests", "Requests that the window still has room for.")
 	foreign      = desc("foreign_requests", "Requests of strangers on the same key in the last window, as the API's headers tell.")
 	workersAlive = desc("workers", "Processes of the fleet that are alive.")
+	policies     = desc("policies", "Different policies of live workers; above 1 the strictest counts for all.")
 	queued       = desc("queue_places", "Processes that wait for a slot of the endpoint; other: for budget.", endpoint)
 	slots        = desc("slots", "Slots of the endpoint (its cap).", endpoint)
 	slotsInUse   = desc("slots_in_use", "Slots of the endpoint that are taken by the fleet.", endpoint)
@@ -87,7 +88,7 @@ type collector struct{ m *Metrics }
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		degraded, callers, longestWait, slotsHeld,
-		stateUp, limit, used, room, foreign, workersAlive, queued, slots, slotsInUse, backoffLeft, strikes, holdLeft,
+		stateUp, limit, used, room, foreign, workersAlive, policies, queued, slots, slotsInUse, backoffLeft, strikes, holdLeft,
 	} {
 		ch <- d
 	}
@@ -153,6 +154,7 @@ func collectState(name string, s *coordinator.State, ch chan<- prometheus.Metric
 	ch <- gauge(room, float64(s.Remaining), name)
 	ch <- gauge(foreign, float64(s.Foreign), name)
 	ch <- gauge(workersAlive, float64(s.Alive), name)
+	ch <- gauge(policies, float64(len(s.Policies)), name)
 	ch <- gauge(queued, float64(s.Queued), name, other)
 	collectBackoff(name, "all", s.Backoff, ch)
 	left := time.Duration(0)

@@ -107,6 +107,9 @@ func (p painter) account(v accountview.Account) string {
 			reported = fmt.Sprintf("the API reports %d", w.Reported)
 		}
 		line("limit", "%d in force: policy %d, %s, headroom %g", w.Limit, w.PolicyLimit, reported, w.Headroom)
+		if len(v.Differences) > 0 {
+			line("policies", "%s", p.in(yellow, fmt.Sprintf("%d different, the strictest counts: %s", v.Policies, strings.Join(v.Differences, "; "))))
+		}
 		if w.Foreign > 0 || w.StrangersMS >= 0 && w.StrangersMS <= w.LengthMS {
 			line("strangers", "%s", p.in(yellow, fmt.Sprintf("%d requests in the window, %d kept free for them, seen %s ago", w.Foreign, w.Reserve, brief(w.StrangersMS))))
 		} else {

@@ -27,6 +27,9 @@ type Account struct {
 	Granted   int64      `json:"granted"`  // number of the last permit
 	Rejected  int64      `json:"rejected"` // 429s
 	Diagnosis Diagnosis  `json:"diagnosis"`
+
+	Policies    int      `json:"policies"`                     // different ones of live workers
+	Differences []string `json:"policy_differences,omitempty"` // in what they differ
 }
 
 // Window is the budget, in requests.
@@ -152,6 +155,7 @@ func Of(s *coordinator.State, jobs []coordinator.Job) Account {
 		Backoff:   pauseOf(s.Backoff),
 		Waiting:   placesOf(s.Waiting),
 		Endpoints: []Endpoint{}, Workers: []Worker{}, Drained: []Drain{},
+		Policies: len(s.Policies), Differences: s.PolicyDifferences(),
 	}
 	if h := s.Hold; h != nil {
 		a.Hold = &Pause{LeftMS: ms(h.Left), SinceMS: ms(h.Since), Reason: h.Reason, By: h.By}
