@@ -118,14 +118,7 @@ func (c *Coordinator) findMaster() {
 }
 
 func (c *Coordinator) nap(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-c.ctx.Done():
-		return false
-	}
+	return sleepOr(c.ctx, d)
 }
 
 // resume goes on alone, and says what it spends, until all workers have had the

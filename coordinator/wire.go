@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/fleetlimit/fleetlimit/lua"
 )
 
 const (
@@ -147,22 +146,12 @@ func compact(ops []op, now time.Time) []op {
 	return kept
 }
 
-// retold returns what of the operations can be said again although Redis may
-// have carried them out: all but the return of budget, which would free twice.
+// retold returns what of the operations can be said again later although Redis may
+// have carried them out.
 func retold(ops []op) []op {
-	again := make([]op, 0, len(ops))
-	for _, o := range ops {
-		switch o.kind {
-		case opResume, opKnew:
-			continue
-		case opReturn:
-			if o.permit.lease == "" {
-				continue
-			}
-			o.kind = opRelease
-		}
-		o.tried = true
-		again = append(again, o)
+	again := slices.DeleteFunc(sayable(ops), func(o op) bool { return o.kind == opResume || o.kind == opKnew })
+	for i := range again {
+		again[i].tried = true
 	}
 	return again
 }
@@ -297,16 +286,13 @@ func (x *call) writeOp(c *Coordinator, o *op) {
 	}
 }
 
-var exchangeHash = lua.Exchange.Hash()
-
 // send does everything in one call of one script.
 func (c *Coordinator) send(ctx context.Context, x *call, asks []ask, ops []op) (a answer, err error) {
 	x.write(c, asks, ops)
-	cmd := redis.NewStringSliceCmd(ctx, x.command...)
-	err = c.rdb.Process(ctx, cmd)
-	values := cmd.Val()
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		values, err = c.sendScript(ctx, x)
+	values, err := c.process(ctx, x.command)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") { // Redis does not know it, or has forgotten it
+		x.command[0], x.command[1] = "eval", exchangeSource
+		values, err = c.process(ctx, x.command)
 	}
 	if err != nil {
 		return answer{}, c.nameKey(ctx, x.keys, err)
@@ -314,21 +300,12 @@ func (c *Coordinator) send(ctx context.Context, x *call, asks []ask, ops []op) (
 	return parseAnswer(values, asks)
 }
 
-// sendScript calls a script that Redis does not know, or has forgotten.
-func (c *Coordinator) sendScript(ctx context.Context, x *call) ([]string, error) {
-	keys := make([]string, 0, len(x.keys))
-	for _, key := range x.keys {
-		keys = append(keys, key.(string))
-	}
-	return lua.Exchange.Eval(ctx, c.rdb, keys, x.args...).StringSlice()
-}
-
 // sendInTime is send within the time-out, whatever becomes of the connection.
 // Permits that come later go back.
 func (c *Coordinator) sendInTime(ctx context.Context, asks []ask, ops []op) (answer, error) {
 	asked := time.Now()
 	a, err := inTime(ctx, c.timeout, func(ctx context.Context) (answer, error) {
-		return c.send(ctx, new(call), asks, ops)
+		return c.sendOnce(ctx, asks, ops)
 	}, func(late answer) {
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -23,7 +23,8 @@ ARGV  1 worker
   then the operations, one after the other. <e> is the number of an endpoint,
   1..E, or 0 for requests that need budget alone; <key> is an index of KEYS.
       free    <e> <k>, then k × <lease> free the slots
-      release <e> <lease> <linger ms>   free the slot, now or after a while
+      release <e> <lease> <linger ms>   free the slot, now or after a while, in which
+                                        the lease is called "<lease>!"
       return  <e> <lease> <number>      the request was never sent: slot and
                                         budget come back
       late    <number>                  the request left so late that it counts

@@ -272,7 +272,7 @@ local function leases(key)
   local flat = redis.call('ZRANGEBYSCORE', key, '(' .. string.format('%.3f', now), '+inf',
     'WITHSCORES', 'LIMIT', 0, most)
   for i = 1, #flat, 2 do
-    local worker, since = string.match(flat[i], '^(.*):([%d.]+):%d+$')
+    local worker, since = string.match(flat[i], '^(.*):([%d.]+):%d+!?$')
     list[#list + 1] = {
       lease = flat[i], worker = worker or flat[i],
       held_ms = whole(math.max(0, now - number(since))), left_ms = whole(math.max(0, number(flat[i + 1]) - now)),

@@ -301,7 +301,8 @@ func (m *model) release(now float64, worker string, e int, lease string, linger 
 	case !there || !strings.HasPrefix(lease, worker+":"):
 		return 0
 	case linger > 0:
-		m.semaphore[e].extend(lease, now, linger)
+		delete(m.semaphore[e].leases, lease)
+		m.semaphore[e].extend(lease+"!", now, linger)
 		return 0
 	}
 	delete(m.semaphore[e].leases, lease)

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
+	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -214,4 +216,24 @@ func (d *duel) inspect(t *rapid.T) {
 			t.Fatalf("inspect.lua says %s, want %d slots of %s in use", text, want, endpoint.name)
 		}
 	}
+}
+
+// A heartbeat that was under way when a call was broken off must not keep its slot.
+func TestAHeartbeatKeepsNoSlotThatWasGivenBack(t *testing.T) {
+	onEachServer(t, func(t *testing.T, s *server) {
+		p := limits{limit: 60, window: 60_000, headroom: 1, burst: 30, endpoints: []endpoint{{"POST /chat", 1, 30_000, 0}}}
+		r := s.admit(t, p, ask{worker: "a", endpoint: 0, n: 1})
+		lease := r.lease("a", r.last)
+		s.settle(t, p, "a", "release", 1, lease, 1000)
+		if _, lost := s.renew(t, p, "a", 30_000, held{0, lease}); len(lost) != 1 {
+			t.Errorf("lost %q, want the lease that was given back", lost)
+		}
+		if r := s.admit(t, p, ask{worker: "b", endpoint: 0, n: 1}); r.granted != 0 {
+			t.Error("the slot is free at once, want it taken for a second still")
+		}
+		s.advance(1001 * time.Millisecond)
+		if r := s.admit(t, p, ask{worker: "b", endpoint: 0, n: 1}); r.granted != 1 {
+			t.Errorf("%+v, want the slot a second later", r)
+		}
+	})
 }

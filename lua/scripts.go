@@ -32,8 +32,12 @@ var (
 
 // The scripts.
 var (
-	Exchange = redis.NewScript(policy + account + settle + admit + exchange)
+	Exchange = redis.NewScript(ExchangeSource())
 	Renew    = redis.NewScript(policy + renew)
 	Control  = redis.NewScript(policy + account + control)
 	Inspect  = redis.NewScript(inspect)
 )
+
+// ExchangeSource is the text of the script Exchange, for those who call it with a command
+// of their own.
+func ExchangeSource() string { return policy + account + settle + admit + exchange }

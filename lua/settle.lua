@@ -96,9 +96,16 @@ local function free(e, count)
   end
 end
 
+-- A slot that is given back in a while changes its name, so that no heartbeat that is
+-- under way renews it.
 local function release(e, lease, linger)
   if not is_mine(lease) then return end
-  if linger <= 0 then free_lease(e, lease) else extend_lease(e, lease, linger) end
+  if linger <= 0 then
+    free_lease(e, lease)
+  elseif redis.call('ZREM', key_of(e, SLOTS), lease) == 1 then
+    redis.call('ZADD', key_of(e, SLOTS), ms(now + linger), lease .. '!')
+    keep_key(key_of(e, SLOTS), linger + GRACE)
+  end
 end
 
 local function bind(e, lease, key, ttl)
