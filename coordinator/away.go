@@ -277,10 +277,11 @@ func (c *Coordinator) slotsAlone(l *lane, now time.Time) int {
 }
 
 func (c *Coordinator) fairSlots(l *lane) int {
-	if c.share.workers == 0 || l.jobTTL > 0 {
+	n := c.share.sharing()
+	if n == 0 || l.jobTTL > 0 {
 		return 0
 	}
-	return l.cap / c.share.workers
+	return l.cap / n
 }
 
 // beyondShare lists the permits whose slots this worker must give up, once the

@@ -170,6 +170,31 @@ func TestFleetGoesOnWithItsSharesWhileRedisIsAway_Litellm35533(t *testing.T) {
 	}
 }
 
+// When the whole fleet starts, the first to be counted hears of nobody else until its next
+// heartbeat: it must not take the budget to be its own if Redis goes away before.
+func TestAFleetThatHasJustStartedDoesNotKnowItsSize(t *testing.T) {
+	for _, age := range []time.Duration{30 * time.Millisecond, 5 * time.Second, 9 * time.Second} {
+		t.Run(age.String(), func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T, r *rig) {
+				const limit = 60
+				_, links, stop := r.fleet(4, 5, Policy{Limit: limit, Headroom: 1})
+				time.Sleep(age)
+				for _, l := range links {
+					l.setCut(true)
+				}
+				time.Sleep(4 * time.Minute)
+				for _, l := range links {
+					l.setCut(false)
+				}
+				time.Sleep(10 * time.Second)
+				if most := mostWithin(stop(), time.Minute); most > limit {
+					t.Errorf("%d requests in a minute, limit %d", most, limit)
+				}
+			})
+		})
+	}
+}
+
 // Who is cut off alone goes on with its share, and the others do not notice.
 func TestOneWorkerCutOff(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
@@ -267,7 +292,7 @@ func TestSlotsHoldWhileRedisIsAway(t *testing.T) {
 		b, linkOfB := r.linked("b", p, OwnShare)
 		mustAcquire(t, a, "")
 		mustAcquire(t, b, "")
-		time.Sleep(11 * time.Second) // both have counted two workers
+		time.Sleep(31 * time.Second) // both have counted two workers
 		mustAcquire(t, a, "")
 		mustAcquire(t, b, "")
 

@@ -18,6 +18,7 @@ import (
 const (
 	beatPerWorker    = 400 * time.Millisecond
 	emissionsPerBeat = 4
+	rarestBeat       = 6 * time.Minute
 )
 
 // beat is the heartbeat: it renews all leases of this process in one call, marks
@@ -64,7 +65,7 @@ func (c *Coordinator) beatInterval() time.Duration {
 		return tick
 	}
 	emission := c.policy.Window / time.Duration(usableLimit(c.policy.Limit, c.policy.Headroom))
-	return workers * max(beatPerWorker, emissionsPerBeat*emission)
+	return max(tick, min(rarestBeat, workers*max(beatPerWorker, emissionsPerBeat*emission)))
 }
 
 // watchLeases gives up leases in time, whatever hangs in a heartbeat.
@@ -149,6 +150,9 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 	}
 	if c.away == nil {
 		c.share.count(reply.workers, now)
+	}
+	if reply.workers > 0 {
+		c.share.list(now, alive, alive/3+c.policy.LeaseTTL/3)
 	}
 	c.obey(reply.strictest)
 	c.mu.Unlock()

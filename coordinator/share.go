@@ -26,21 +26,25 @@ type share struct {
 	used    float64
 	credit  float64 // content of the pace bucket
 	workers int
-	born    int64     // the account's birth
-	knew    int64     // the birth of an account that Redis has forgotten; 0: none
-	blind   time.Time // until then Redis does not know all that it forgot
-	instant float64   // the clock of Redis when it was last heard, ms; shown to people only
+	alive   time.Time     // until when this worker is counted among them, as Redis was last told
+	listed  time.Time     // since when it has been, without a gap; zero: never yet
+	hearing time.Duration // how long it can take until all others have heard of it
+	born    int64         // the account's birth
+	knew    int64         // the birth of an account that Redis has forgotten; 0: none
+	blind   time.Time     // until then Redis does not know all that it forgot
+	instant float64       // the clock of Redis when it was last heard, ms; shown to people only
 
 	grants []*lot // oldest first, not older than the horizon
 	own    int    // sum of grants
 	dirty  bool   // there is something that Redis does not know
 
 	// During an outage.
-	since  time.Time
-	base   float64 // bound in the first horizon
-	next   time.Time
-	spent  int // permits taken in it
-	number int64
+	since   time.Time
+	unknown bool    // to others, when it began: they share the budget without this worker
+	base    float64 // bound in the first horizon
+	next    time.Time
+	spent   int // permits taken in it
+	number  int64
 }
 
 // A lot is requests of about the same time.
@@ -75,6 +79,15 @@ func (s *share) count(workers int, now time.Time) {
 	s.workers = workers
 }
 
+// list notes that Redis counts this worker as alive from now on for a while. The
+// others hear of it with their next heartbeats.
+func (s *share) list(now time.Time, alive, hearing time.Duration) {
+	if s.listed.IsZero() || now.After(s.alive) {
+		s.listed = now
+	}
+	s.alive, s.hearing = now.Add(alive), hearing
+}
+
 // add counts n requests of this worker.
 func (s *share) add(now time.Time, n, untold int) {
 	s.evict(now)
@@ -98,6 +111,7 @@ func (s *share) evict(now time.Time) {
 func (s *share) begin(now time.Time) {
 	s.evict(now)
 	s.since, s.spent = now, 0
+	s.unknown = s.listed.IsZero() || now.After(s.alive) || now.Sub(s.listed) < s.hearing
 	if now.Before(s.blind) {
 		s.used = s.limit // what Redis says is not all that was sent
 	}
@@ -108,15 +122,26 @@ func (s *share) begin(now time.Time) {
 	// A bucket in debt, as a pause leaves it, is no room.
 	unheard := math.Max(0, s.credit+s.limit*float64(now.Sub(s.heard))/float64(s.policy.Window)) + 1
 	free := math.Max(0, s.limit-s.used-unheard)
-	s.base = float64(s.own) + free/math.Max(1, float64(s.workers))
+	s.base = float64(s.own)
+	if n := s.sharing(); n > 0 {
+		s.base += free / float64(n)
+	}
 	if next := now.Add(s.interval(now)); next.After(s.next) {
 		s.next = next
 	}
 }
 
+// sharing is how many workers share what there is; 0: this one has no part in it.
+func (s *share) sharing() int {
+	if s.unknown {
+		return 0
+	}
+	return s.workers
+}
+
 func (s *share) fair() float64 {
-	if s.workers == 0 {
-		return 0 // nobody knows how many share
+	if s.sharing() == 0 {
+		return 0
 	}
 	return s.limit / float64(s.workers)
 }

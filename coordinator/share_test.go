@@ -44,6 +44,7 @@ func TestSharesTogetherFitTheLimit(t *testing.T) {
 				}
 			}
 			since := float64(used-then) - float64(limit)*float64(age)/float64(policy.Window) - 1
+			s.list(start.Add(-time.Minute), 2*time.Minute, 10*time.Second)
 			s.hear(budget{limit: int64(limit), own: int64(then), credit: max(0, since), workers: int64(workers)}, start.Add(-age))
 		}
 
@@ -92,6 +93,7 @@ func TestBucketInDebtIsNoRoomInTheShare(t *testing.T) {
 	s := &share{policy: Policy{Limit: 120, Headroom: 1}.WithDefaults()}
 	s.add(now, 30, 0)
 	s.hear(budget{limit: 120, own: 120, credit: -9, workers: 4}, now)
+	s.list(now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
 	s.begin(now)
 	if at := now.Add(30 * time.Second); s.wait(at) == 0 {
 		t.Errorf("may send %v more though the window is full", s.most(at)-30)
@@ -111,6 +113,7 @@ func TestUnsentRequestOfTheShareComesBack(t *testing.T) {
 	now := time.Now()
 	s := &share{policy: Policy{Limit: 2, Headroom: 1}.WithDefaults()}
 	s.hear(budget{limit: 2, workers: 1}, now)
+	s.list(now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
 	s.begin(now)
 	at := now.Add(time.Hour)
 	s.take(at)
