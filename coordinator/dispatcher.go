@@ -183,9 +183,7 @@ func (c *Coordinator) untell(ops []op) {
 		}
 	}
 	c.outbox = append(again, c.outbox...)
-	if len(c.outbox) > maxOutbox {
-		c.outbox = c.outbox[:maxOutbox]
-	}
+	c.trimOutbox()
 }
 
 // exchange is one round trip. No lock is held meanwhile.
@@ -304,6 +302,10 @@ var passing = []string{
 // refused tells an answer of Redis that will stay (a wrong password, a key of
 // another type) from one that may pass, and from no answer at all.
 func refused(err error) bool {
+	var bad *ReplyError
+	if errors.As(err, &bad) {
+		return true
+	}
 	var answer redis.Error
 	if !errors.As(err, &answer) {
 		return false

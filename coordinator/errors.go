@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -71,6 +72,32 @@ func (e *WaitError) Error() string {
 // Is reports whether the error counts as an exceeded deadline.
 func (e *WaitError) Is(target error) bool {
 	return e.deadline && target == context.DeadlineExceeded
+}
+
+// ReplyError says that Redis answered a script with something that makes no sense: it is
+// no Redis, or something in between spoils what it says. It is a refusal: asking again
+// will not help.
+type ReplyError struct {
+	Script string
+	Reply  string // what made no sense, at most 256 characters of it
+}
+
+func (e *ReplyError) Error() string {
+	return fmt.Sprintf("fleetlimit: the reply to %s makes no sense: %s", e.Script, e.Reply)
+}
+
+// nonsense describes a reply that makes no sense.
+func nonsense(script, format string, args ...any) error {
+	return &ReplyError{script, clean(fmt.Sprintf(format, args...))}
+}
+
+// legible turns what go-redis could not read into a ReplyError.
+func legible(script string, err error) error {
+	if err == nil || !strings.HasPrefix(err.Error(), "redis: can't parse") && !strings.HasPrefix(err.Error(), "redis: invalid") &&
+		!strings.HasPrefix(err.Error(), "redis: unexpected type") {
+		return err
+	}
+	return nonsense(script, "%s", err.Error())
 }
 
 // ConfigError is a field of a [Policy] or an [Options] that cannot be used.

@@ -32,7 +32,7 @@ type strictest struct {
 func parsePolicy(text string) (p Policy, err error) {
 	first, rest, _ := strings.Cut(text, "\n")
 	numbers := strings.Fields(first)
-	bad := fmt.Errorf("fleetlimit: renew.lua answered %q as a policy", clean(text))
+	bad := nonsense("renew.lua", "the policy is %q", clean(text))
 	if len(numbers) != 5 {
 		return p, bad
 	}

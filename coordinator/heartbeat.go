@@ -3,9 +3,8 @@ package coordinator
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/fleetlimit/fleetlimit/lua"
@@ -99,7 +98,11 @@ func (l *lane) keep() time.Duration { return l.leaseTTL - l.leaseTTL/10 }
 func (c *Coordinator) noBeat(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.closed && !refused(err) {
+	switch {
+	case c.closed:
+	case refused(err):
+		c.announce(func() { c.log.Error("Redis refuses the heartbeat", "err", err) })
+	default:
 		c.lose(err)
 	}
 }
@@ -121,7 +124,7 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 	reply, err := inTime(c.ctx, c.timeout, func(ctx context.Context) (renewal, error) {
 		values, err := lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
 		if err != nil {
-			return renewal{}, c.nameKey(ctx, anys(keys), err)
+			return renewal{}, c.nameKey(ctx, anys(keys), legible("renew.lua", err))
 		}
 		return parseRenewal(values)
 	}, nil)
@@ -172,14 +175,14 @@ type renewal struct {
 func parseRenewal(v []string) (r renewal, err error) {
 	const fixed = 5
 	if len(v) < fixed {
-		return r, fmt.Errorf("fleetlimit: renew.lua answered %d values instead of %d or more", len(v), fixed)
+		return r, nonsense("renew.lua", "%d values instead of %d or more", len(v), fixed)
 	}
 	numbers := newReader(v)
 	r.workers, r.born = int(numbers.int()), numbers.text()
 	r.strictest.policies, r.strictest.text = int(numbers.int()), numbers.text()
 	wrong := int(numbers.int())
 	if numbers.bad >= 0 || wrong > len(v)-fixed {
-		return renewal{}, fmt.Errorf("fleetlimit: renew.lua answered %q", clean(strings.Join(v[:fixed], " ")))
+		return renewal{}, nonsense("renew.lua", "%q", v[:fixed])
 	}
 	if r.strictest.policy, err = parsePolicy(r.strictest.text); err != nil {
 		return renewal{}, err
@@ -298,8 +301,30 @@ func (c *Coordinator) post(ops ...op) {
 
 // append adds operations to the outbox. c.mu must be held.
 func (c *Coordinator) append(ops ...op) {
-	if len(c.outbox)+len(ops) <= maxOutbox && c.ctx.Err() == nil {
+	if c.ctx.Err() == nil {
 		c.outbox = append(c.outbox, ops...)
+		c.trimOutbox()
+	}
+}
+
+// trimOutbox drops what matters least, the oldest first, if there is too much to tell: a
+// tenth more than it must, so that not every operation costs a search. c.mu must be held.
+func (c *Coordinator) trimOutbox() {
+	if len(c.outbox) <= maxOutbox {
+		return
+	}
+	excess := len(c.outbox) - maxOutbox*9/10
+	c.announce(func() {
+		c.log.Warn("too much to tell Redis at once: what matters least is dropped", "operations", excess)
+	})
+	for weight := 0; excess > 0; weight++ {
+		c.outbox = slices.DeleteFunc(c.outbox, func(o op) bool {
+			drop := excess > 0 && o.weight() <= weight
+			if drop {
+				excess--
+			}
+			return drop
+		})
 	}
 }
 

@@ -34,7 +34,7 @@ func (once) NoRetry() bool { return true }
 func (c *Coordinator) process(ctx context.Context, command []any) ([]string, error) {
 	cmd := once{redis.NewStringSliceCmd(ctx, command...)}
 	err := c.rdb.Process(ctx, cmd)
-	return cmd.Val(), err
+	return cmd.Val(), legible("exchange.lua", err)
 }
 
 // sendOnce is send, repeated as long as nothing can have been carried out, and once if a

@@ -120,6 +120,21 @@ func (o op) pushback() bool {
 	return o.kind == opSaid && (o.said.Status == 429 || o.said.Status == 503)
 }
 
+// weight says how much is lost if the operation is never told.
+func (o op) weight() int {
+	switch {
+	case o.kind == opSaid && !o.pushback():
+		return 0 // the next response says it anew
+	case o.kind == opSeen || o.kind == opLeave:
+		return 1 // the next poll says it anew; the place lapses
+	case o.kind == opSaid || o.kind == opLate:
+		return 2 // others are pushed back as well; the request is counted, a little early
+	case o.kind == opAgain || o.kind == opReturn && o.permit.lease == "":
+		return 3 // one request too few or too many in a window
+	}
+	return 4 // a slot stays taken until its lease ends
+}
+
 // compact drops reports that say nothing new: pushbacks whose pause is over, and of
 // those that are no pushback all but the youngest permit's, for each endpoint. The
 // order stays.
@@ -357,7 +372,7 @@ const (
 
 func parseAnswer(v []string, asks []ask) (answer, error) {
 	if want := settledValues + admittedValues*len(asks); len(v) != want {
-		return answer{}, fmt.Errorf("fleetlimit: exchange.lua answered %d values instead of %d", len(v), want)
+		return answer{}, nonsense("exchange.lua", "%d values instead of %d", len(v), want)
 	}
 	r := newReader(v)
 	var a answer
@@ -373,12 +388,12 @@ func parseAnswer(v []string, asks []ask) (answer, error) {
 		reply.granted, reply.last, reply.own = int(r.int()), r.int(), r.int()
 		reply.gate, reply.wait, reply.since = Gate(r.text()), r.duration(), r.text()
 		if reply.granted > asks[i].n {
-			return answer{}, fmt.Errorf("fleetlimit: exchange.lua granted %d of %d permits", reply.granted, asks[i].n)
+			return answer{}, nonsense("exchange.lua", "%d granted of %d permits", reply.granted, asks[i].n)
 		}
 		a.replies = append(a.replies, reply)
 	}
 	if r.bad >= 0 {
-		return answer{}, fmt.Errorf("fleetlimit: exchange.lua answered %q as value %d", v[r.bad], r.bad+1)
+		return answer{}, nonsense("exchange.lua", "value %d is %q", r.bad+1, clean(v[r.bad]))
 	}
 	return a, nil
 }

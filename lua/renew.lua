@@ -57,17 +57,16 @@ end
 
 local function ms(x) return string.format('%.3f', x) end
 
--- spared calls a function that uses a key of which the rest of the heartbeat can do
--- without: if the key holds something of another type, that is answered.
-local wrong = {}
-local function spared(key, f, ...)
-  if wrong[key] then return nil end
-  local ok, result = pcall(f, ...)
-  if ok then return result end
-  local text = type(result) == 'table' and result.err or result
-  if not string.find(tostring(text), 'WRONGTYPE', 1, true) then error(result) end
-  wrong[key] = true
-  wrong[#wrong + 1] = key
+-- fits says whether a key holds what it should. The heartbeat does without one that does
+-- not, and answers which it is.
+local wrong, known = {}, {}
+local function fits(key, kind)
+  if known[key] == nil then
+    local found = redis.call('TYPE', key).ok
+    known[key] = found == kind or found == 'none'
+    if not known[key] then wrong[#wrong + 1] = key end
+  end
+  return known[key]
 end
 
 -- keep_key lets a key live for ttl milliseconds at least.
@@ -83,7 +82,9 @@ local function mark_alive()
     keep_key(KEYS[2], alive + 1000)
   else
     redis.call('ZREM', KEYS[2], worker)
-    redis.call('HDEL', KEYS[1], 'drain:' .. worker, 'drain_by:' .. worker, 'drain_reason:' .. worker)
+    if fits(KEYS[1], 'hash') then
+      redis.call('HDEL', KEYS[1], 'drain:' .. worker, 'drain_by:' .. worker, 'drain_reason:' .. worker)
+    end
   end
   local dead = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ms(now), 'LIMIT', 0, 100)
   if #dead > 0 then redis.call('ZREM', KEYS[2], unpack(dead)) end
@@ -220,9 +221,9 @@ end
 local function waiting()
   local n = 0
   for e = 1, endpoints do
-    n = n + (spared(KEYS[6 + 2 * e], redis.call, 'ZCARD', KEYS[6 + 2 * e]) or 0)
+    if fits(KEYS[6 + 2 * e], 'zset') then n = n + redis.call('ZCARD', KEYS[6 + 2 * e]) end
   end
-  for _, place in ipairs(spared(KEYS[4], redis.call, 'ZRANGE', KEYS[4], 0, 999) or {}) do
+  for _, place in ipairs(fits(KEYS[4], 'zset') and redis.call('ZRANGE', KEYS[4], 0, 999) or {}) do
     if string.sub(place, -2) == ' *' then n = n + 1 end
   end
   return n
@@ -246,21 +247,22 @@ end
 local lost = {}
 for i = 9 + 3 * endpoints, #ARGV - 1, 2 do
   local e, lease = tonumber(ARGV[i]), ARGV[i + 1]
-  if spared(KEYS[5 + 2 * e], renew, e, lease) == false then lost[#lost + 1] = lease end
+  if fits(KEYS[5 + 2 * e], 'zset') and not renew(e, lease) then lost[#lost + 1] = lease end
 end
-local workers = spared(KEYS[2], mark_alive) or 0
-local birth = spared(KEYS[1], redis.call, 'HGET', KEYS[1], 'born_ms')
-if not birth then birth = wrong[KEYS[1]] and '' or '0' end
+local there, told = fits(KEYS[1], 'hash'), fits(KEYS[6], 'hash')
+local workers = fits(KEYS[2], 'zset') and mark_alive() or 0
 local p = read_policy(own_policy())
-if alive > 0 then
-  p = spared(KEYS[6], live_policies, p) or p
-  spared(KEYS[1], publish_policy, p)
-  spared(KEYS[5], sample)
-else
-  spared(KEYS[6], tell_policy, own_policy())
+if told then
+  if alive > 0 then p = live_policies(p) else tell_policy(own_policy()) end
 end
-if not wrong[KEYS[1]] and redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('HSET', KEYS[1], 'workers', workers)
+local birth = ''
+if there then
+  birth = redis.call('HGET', KEYS[1], 'born_ms') or '0'
+  if alive > 0 then
+    publish_policy(p)
+    if fits(KEYS[5], 'list') then sample() end
+  end
+  if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'workers', workers) end
 end
 local reply = {tostring(workers), birth, tostring(p.count), write_policy(p), tostring(#wrong)}
 for _, key in ipairs(wrong) do reply[#reply + 1] = key end

@@ -185,7 +185,7 @@ func conclude(s summary, asJSON bool, t terminal) error {
 
 // A rig is the parent's own connection to Redis.
 type rig struct {
-	rdb      *redis.Client
+	rdb      redis.UniversalClient
 	observer *coordinator.Coordinator
 	close    func()
 }

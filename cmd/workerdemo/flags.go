@@ -12,9 +12,8 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
+	"github.com/fleetlimit/fleetlimit/internal/redisurl"
 	"github.com/fleetlimit/fleetlimit/provider/mavera"
 )
 
@@ -173,10 +172,11 @@ func (fs *flagSet) redis(about string, required bool) *string {
 			}
 			return nil
 		}
-		if _, err := redis.ParseURL(*text); err != nil {
-			return badFlag("redis", hidePassword(*text), "must be a URL as in redis://127.0.0.1:6379/0, rediss://… or unix:///path")
+		rdb, err := redisurl.Open(*text)
+		if err != nil {
+			return badFlag("redis", redisurl.Hide(*text), "must be a URL as in redis://127.0.0.1:6379/0 ("+err.Error()+")")
 		}
-		return nil
+		return rdb.Close()
 	})
 	return text
 }

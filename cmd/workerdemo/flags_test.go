@@ -32,12 +32,12 @@ func TestDefaultsAreTheDemo(t *testing.T) {
 
 func TestFlagsAreRead(t *testing.T) {
 	o, err := parseDemo([]string{"-workers", "8", "-requests=1000", "-mix", "POST /responses=1", "-tier", "Basic",
-		"-window", "fixed", "-headroom", "0.5", "-kill", "-json", "-redis", "redis://:pw@h:1/2", "-upstream", "https://h/api/v1", "-api-key", "k"}, io.Discard)
+		"-window", "fixed", "-headroom", "0.5", "-kill", "-json", "-redis", "redis+cluster://:pw@h:1?addr=h2:1", "-upstream", "https://h/api/v1", "-api-key", "k"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if o.workers != 8 || o.requests != 1000 || len(o.mix) != 1 || o.plan != (plan{Tier: mavera.Basic, Headroom: 0.5}) ||
-		o.window != mockapi.Fixed || !o.kill || !o.json || o.redis != "redis://:pw@h:1/2" || o.upstream != "https://h/api/v1" || o.key != "k" {
+		o.window != mockapi.Fixed || !o.kill || !o.json || o.redis != "redis+cluster://:pw@h:1?addr=h2:1" || o.upstream != "https://h/api/v1" || o.key != "k" {
 		t.Errorf("%+v", o)
 	}
 }

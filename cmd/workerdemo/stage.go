@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -16,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
+	"github.com/fleetlimit/fleetlimit/internal/redisurl"
 	"github.com/fleetlimit/fleetlimit/provider/mavera"
 )
 
@@ -32,17 +32,16 @@ const (
 )
 
 // openRedis connects to a Redis and makes sure that it answers.
-func openRedis(ctx context.Context, url string) (*redis.Client, error) {
-	opts, err := redis.ParseURL(url)
+func openRedis(ctx context.Context, url string) (redis.UniversalClient, error) {
+	rdb, err := redisurl.Open(url)
 	if err != nil {
-		return nil, fmt.Errorf("-redis %q is no URL of a Redis", hidePassword(url))
+		return nil, fmt.Errorf("-redis %q is no URL of a Redis: %w", redisurl.Hide(url), err)
 	}
-	rdb := redis.NewClient(opts)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := rdb.Ping(ctx).Err(); err != nil {
 		rdb.Close()
-		return nil, fmt.Errorf("-redis %q does not answer: %w", hidePassword(url), err)
+		return nil, fmt.Errorf("-redis %q does not answer: %w", redisurl.Hide(url), err)
 	}
 	return rdb, nil
 }
@@ -86,11 +85,11 @@ func madeUpKey() string { return "mvra_test_" + strings.ToLower(rand.Text()) }
 
 // dial connects a worker to real servers.
 func dial(s setup) (connections, error) {
-	opts, err := redis.ParseURL(s.Redis)
+	rdb, err := redisurl.Open(s.Redis)
 	if err != nil {
-		return connections{}, errors.New("the setup has no URL of a Redis")
+		return connections{}, fmt.Errorf("the setup has no URL of a Redis: %w", err)
 	}
 	base := http.DefaultTransport.(*http.Transport).Clone()
 	base.MaxIdleConns, base.MaxIdleConnsPerHost = 0, 256
-	return connections{redis.NewClient(opts), base}, nil
+	return connections{rdb, base}, nil
 }
