@@ -92,6 +92,9 @@ type Coordinator struct {
 	held     map[string]*Permit // by lease, those that the heartbeat renews
 	seen     seen
 	epoch    int64 // how often the API had pushed back when Redis was last heard
+
+	lastHeard int64 // number of the last permit that a reply told of, this worker's or not
+
 	share    share
 	reported int64     // the youngest epoch of which a success has been reported
 	away     error     // why Redis cannot be asked; nil: it can
@@ -283,12 +286,15 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 		return c.tryAlone(l, time.Now())
 	}
 	asks := []ask{{
-		lane: l, n: 1, priority: clampPriority(r.Priority), since: sinceOf(r), known: c.share.born,
+		lane: l, n: 1, priority: clampPriority(r.Priority), since: sinceOf(r), known: c.share.born, after: c.lastHeard,
 	}}
 	c.mu.Unlock()
 	asked := time.Now()
 	answer, err := c.sendInTime(ctx, asks, nil)
 	c.mu.Lock()
+	if err != nil || answer.repeated {
+		c.doubt(asks)
+	}
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
@@ -303,7 +309,7 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 	}
 	reply := answer.replies[0]
 	c.learn(reply.budget, asked)
-	c.epoch, c.share.instant = reply.epoch, reply.instant()
+	c.hearReply(reply)
 	c.observe(asks, nil, answer)
 	if c.share.dirty {
 		c.signal() // Redis has lost its memory

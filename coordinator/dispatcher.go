@@ -74,7 +74,7 @@ func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Du
 		l.called = time.Time{}
 		asks = append(asks, ask{
 			lane: l, n: min(l.waiters.Len(), maxAsk),
-			priority: first.priority, since: first.since, queue: true, known: c.share.born,
+			priority: first.priority, since: first.since, queue: true, known: c.share.born, after: c.lastHeard,
 		})
 	}
 	if wait := c.quiet.Sub(now); wait > 0 && len(asks) == 0 {
@@ -159,6 +159,8 @@ func (c *Coordinator) told(ops []op, now time.Time) {
 			o.lot.untold = max(0, o.lot.untold-o.count)
 		case opAdopt:
 			o.permit.unknown, o.permit.renewed = false, now
+		case opForget:
+			c.forgotten(o.lane, now)
 		}
 	}
 }
@@ -198,8 +200,11 @@ func (c *Coordinator) exchange(asks []ask, ops []op) bool {
 		return false
 	}
 	c.learn(a.settled.budget, asked)
+	if a.repeated {
+		c.doubt(asks)
+	}
 	for _, r := range a.replies {
-		c.epoch, c.share.instant = r.epoch, r.instant()
+		c.hearReply(r)
 	}
 	c.told(ops, asked)
 	c.observe(asks, ops, a)
@@ -279,6 +284,7 @@ func (c *Coordinator) serve(a ask, r admission, asked time.Time) {
 // has refused for good, callers hear that; else it is away. c.mu must be held.
 func (c *Coordinator) giveUp(asks []ask, ops []op, err error) {
 	c.untell(ops)
+	c.doubt(asks)
 	switch {
 	case c.closed:
 	case refused(err):

@@ -41,6 +41,7 @@ func (c *Coordinator) beat() {
 			if !last.IsZero() {
 				c.ask(every)
 			}
+			c.postForgets()
 			last, alive = time.Now(), 3*every
 			if err := c.renew(leases, last, alive); err != nil {
 				c.noBeat(err)
@@ -277,6 +278,7 @@ func (c *Coordinator) hold(p *Permit) {
 	if p.lease != "" {
 		c.held[p.lease] = p
 		p.lane.used++
+		c.hearLease(p)
 	}
 }
 

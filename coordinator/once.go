@@ -46,6 +46,7 @@ func (c *Coordinator) sendOnce(ctx context.Context, asks []ask, ops []op) (a ans
 		a, err = c.send(ctx, x, asks, ops)
 		switch {
 		case err == nil || resends == maxResends:
+			a.repeated = broken
 			return a, err
 		case undone(err):
 			if !sleepOr(ctx, (firstResend<<(2*resends))/2+rand.N(firstResend<<(2*resends))) {

@@ -79,7 +79,9 @@ func (r *rig) workerOnLossyWire(name string, p Policy, e Events) (*Coordinator, 
 		},
 	})
 	r.t.Cleanup(func() { rdb.Close() })
-	p.LeaseTTL = time.Hour
+	if p.LeaseTTL == 0 {
+		p.LeaseTTL = time.Hour
+	}
 	own := r.rdb
 	r.rdb = rdb
 	defer func() { r.rdb = own }()

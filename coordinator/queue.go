@@ -26,6 +26,10 @@ type lane struct {
 	called    time.Time // when another process has told this one to come, since it last asked
 	gate      Gate      // what said no last
 
+	granted []grantHeard // leases of jobs, as replies told them lately
+	doubt   *doubt       // a reply was lost that may have granted some; nil: none
+	deaf    time.Time    // until then not all of them are remembered
+
 	report *op // the youngest that tells nothing new; it goes with the next exchange
 
 	used int // slots that this process holds

@@ -28,6 +28,7 @@ type ask struct {
 	since    string
 	queue    bool
 	known    int64 // the account's birth as this worker knows it; 0: not yet
+	after    int64 // number of the last permit that this worker had heard of; 0: none yet
 }
 
 // An admission is the answer to it.
@@ -69,8 +70,9 @@ type settlement struct {
 
 // An answer is what Redis said in one exchange.
 type answer struct {
-	settled settlement
-	replies []admission
+	repeated bool // an earlier reply was lost
+	settled  settlement
+	replies  []admission
 }
 
 type opKind string
@@ -89,6 +91,7 @@ const (
 	opAdopt   opKind = "adopt"
 	opKnew    opKind = "knew"
 	opResume  opKind = "resume"
+	opForget  opKind = "forget"
 )
 
 // An op is one of the other operations of exchange.lua.
@@ -104,6 +107,8 @@ type op struct {
 	tried  bool // Redis may have heard it already
 	lot    *lot
 	birth  int64
+	after  int64    // number of a permit
+	heard  []string // leases
 }
 
 // stale says whether a pushback is so old that the pause it asked for is over.
@@ -125,8 +130,8 @@ func (o op) weight() int {
 	switch {
 	case o.kind == opSaid && !o.pushback():
 		return 0 // the next response says it anew
-	case o.kind == opSeen || o.kind == opLeave:
-		return 1 // the next poll says it anew; the place lapses
+	case o.kind == opSeen || o.kind == opLeave || o.kind == opForget:
+		return 1 // the next poll, or heartbeat, says it anew; the place lapses
 	case o.kind == opSaid || o.kind == opLate:
 		return 2 // others are pushed back as well; the request is counted, a little early
 	case o.kind == opAgain || o.kind == opReturn && o.permit.lease == "":
@@ -164,7 +169,7 @@ func compact(ops []op, now time.Time) []op {
 // retold returns what of the operations can be said again later although Redis may
 // have carried them out.
 func retold(ops []op) []op {
-	again := slices.DeleteFunc(sayable(ops), func(o op) bool { return o.kind == opResume || o.kind == opKnew })
+	again := slices.DeleteFunc(sayable(ops), func(o op) bool { return o.kind == opResume || o.kind == opKnew || o.kind == opForget })
 	for i := range again {
 		again[i].tried = true
 	}
@@ -290,6 +295,11 @@ func (x *call) writeOp(c *Coordinator, o *op) {
 		x.args = append(x.args, o.count, ms(time.Since(o.at)))
 	case opAdopt:
 		x.args = append(x.args, e, &p.lease)
+	case opForget:
+		x.args = append(x.args, e, o.after, ms(c.hearsay()), len(o.heard))
+		for _, lease := range o.heard {
+			x.args = append(x.args, lease)
+		}
 	case opKnew:
 		x.args = append(x.args, o.birth)
 	case opResume:

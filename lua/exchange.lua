@@ -25,6 +25,11 @@ ARGV  1 worker
       free    <e> <k>, then k × <lease> free the slots
       release <e> <lease> <linger ms>   free the slot, now or after a while, in which
                                         the lease is called "<lease>!"
+      forget  <e> <number> <ms> <k>, then k × <lease>
+                                        free the slots of this worker behind that
+                                        number that are older than that time, but for
+                                        those listed: the replies that granted them
+                                        were lost
       return  <e> <lease> <number>      the request was never sent: slot and
                                         budget come back
       late    <number>                  the request left so late that it counts
@@ -97,6 +102,8 @@ while cursor <= #ARGV do
     if gate == '' or gate == 'slots' then nobody_waits_for_budget = true end
   elseif op == 'release' then
     release(e, next_arg(), next_number())
+  elseif op == 'forget' then
+    forget(e, next_number(), next_number(), next_number())
   elseif op == 'return' then
     local lease, seq = next_arg(), next_number()
     if e > 0 and is_mine(lease) then free_lease(e, lease) end

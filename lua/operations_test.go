@@ -237,3 +237,34 @@ func TestAHeartbeatKeepsNoSlotThatWasGivenBack(t *testing.T) {
 		}
 	})
 }
+
+// forget frees what a worker has never heard of, and nothing else.
+func TestForgetFreesOnlyWhatWasNotHeardOf(t *testing.T) {
+	onEachServer(t, func(t *testing.T, s *server) {
+		p := limits{limit: 60, window: 60_000, headroom: 1, burst: 30, endpoints: []endpoint{{"POST /video", 9, 900_000, 900_000}}}
+		grant := func(worker string) (string, int64) {
+			r := s.admit(t, p, ask{worker: worker, endpoint: 0, n: 1})
+			s.advance(time.Second)
+			return r.lease(worker, r.last), r.last
+		}
+		before, number := grant("a")
+		lost, _ := grant("a")
+		heard, _ := grant("a")
+		other, _ := grant("ab")
+		s.advance(10 * time.Second)
+		young, _ := grant("a")
+		s.settle(t, p, "a", "release", 1, heard, 0, "adopt", 1, "a:1.5:7")
+		heard, _ = grant("a")
+		if r := s.settle(t, p, "a", "forget", 1, number, 10_000, 1, heard); r.released != 1 {
+			t.Errorf("%d leases are freed, want the one whose reply was lost", r.released)
+		}
+		for _, lease := range []string{before, heard, other, young, "a:1.5:7"} {
+			if _, there := s.score(t, "slots:POST /video", lease); !there {
+				t.Errorf("lease %s is gone", lease)
+			}
+		}
+		if _, there := s.score(t, "slots:POST /video", lost); there {
+			t.Error("the lease that nobody heard of is still there")
+		}
+	})
+}

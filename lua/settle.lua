@@ -108,6 +108,21 @@ local function release(e, lease, linger)
   end
 end
 
+-- forget frees the leases of this worker that it has never heard of, since the replies
+-- that granted them were lost: those with higher numbers than it knew, that are older than
+-- any reply under way, and that it does not list.
+local function forget(e, after, age, count)
+  local heard = {}
+  for i = cursor, cursor + count - 1 do heard[ARGV[i]] = true end
+  cursor = cursor + count
+  for _, lease in ipairs(redis.call('ZRANGE', key_of(e, SLOTS), 0, -1)) do
+    local since, seq = string.match(lease, ':([%d.]+):(%d+)$')
+    if seq and is_mine(lease) and number(seq) > after and number(since) <= now - age and not heard[lease] then
+      free_lease(e, lease)
+    end
+  end
+end
+
 local function bind(e, lease, key, ttl)
   if is_mine(lease) and extend_lease(e, lease, ttl) then
     redis.call('SET', key, lease, 'PX', int(ttl))
