@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"context"
 	"fmt"
 	"log"
 	"net/http"
@@ -54,6 +55,45 @@ func Example() {
 	// 200 OK
 	// 200 OK
 	// 200 OK
+}
+
+// What a request begins may go on when its response has been read, where the client cannot
+// see it. A hold keeps the endpoint's slot until then.
+func ExampleWithHold() {
+	redisAddr, baseURL, stop := startRedisAndAPI()
+	defer stop()
+	key := "mvra_live_example"
+	rdb := redis.NewClient(&redis.Options{Addr: redisAddr})
+	defer rdb.Close()
+	fleet, err := coordinator.New(rdb, mavera.Policy(mavera.Professional), coordinator.Options{APIKey: key})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer fleet.Close()
+	transport, err := client.New(fleet, mavera.Profile(), client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	api := transport.Client()
+	defer api.CloseIdleConnections()
+
+	ctx, held := client.WithHold(context.Background())
+	req, err := http.NewRequestWithContext(ctx, "POST", baseURL+"/mave/chat", strings.NewReader(`{"message":"Who buys this?"}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	resp, err := api.Do(req)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close() // does not give the slot back
+
+	work, cancel := held.Context(context.Background()) // ends if the slot is lost
+	defer cancel()
+	fmt.Println(resp.Status, held.Held(), work.Err())
+	held.Release() // the work is done
+	// Output: 200 OK true <nil>
 }
 
 // startRedisAndAPI stands in for a real Redis and the real API.

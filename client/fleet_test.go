@@ -342,3 +342,50 @@ func TestARequestThatWasNeverSentCostsNothing(t *testing.T) {
 		}
 	})
 }
+
+// A slot that is held is renewed by heartbeats for as long as the work lasts, and is free
+// when it is done.
+func TestAHeldSlotIsRenewedUntilItIsReleased(t *testing.T) {
+	inVirtualTime(t, mockapi.Config{NoLatency: true}, func(t *testing.T, r *rig) {
+		policy := mavera.Policy(mavera.Professional)
+		for i := range policy.Endpoints {
+			policy.Endpoints[i].Slots = 1
+		}
+		api := r.worker("a", policy, client.Options{})
+		call := func(ctx context.Context) error {
+			req, err := http.NewRequestWithContext(ctx, "POST", "http://api.test/api/v1/mave/chat", strings.NewReader(`{"message":"hello"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+apiKey)
+			resp, err := api.Do(req)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != 200 {
+				t.Errorf("status %s", resp.Status)
+			}
+			_, err = io.Copy(io.Discard, resp.Body)
+			return err
+		}
+		ctx, held := client.WithHold(t.Context())
+		if err := call(ctx); err != nil || !held.Held() {
+			t.Fatalf("error %v, held: %v", err, held.Held())
+		}
+		work, free := held.Context(t.Context())
+		defer free()
+		short, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		if err := call(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a call while the only slot is held: %v, want that it waits in vain", err)
+		}
+		if work.Err() != nil {
+			t.Errorf("the slot was lost: %v", context.Cause(work))
+		}
+		held.Release()
+		if err := call(t.Context()); err != nil {
+			t.Errorf("a call when the slot has been released: %v", err)
+		}
+	})
+}

@@ -73,7 +73,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		attempt.Retried = again
 		t.onAttempt(attempt)
 		if !again {
-			return t.deliver(h, resp), nil
+			return t.deliver(h, resp, holdOf(req.Context())), nil
 		}
 
 		resp.Body.(*answer).discard()
@@ -98,10 +98,12 @@ func (t *Transport) watch(r route, resp *http.Response) {
 	}
 }
 
-// deliver follows the job that the response is about, if any.
-func (t *Transport) deliver(h *hold, resp *http.Response) *http.Response {
+// deliver follows the job that the response is about, if any, unless the caller holds the
+// slot.
+func (t *Transport) deliver(h *hold, resp *http.Response, by *Hold) *http.Response {
 	body := resp.Body.(*answer)
 	switch success := resp.StatusCode/100 == 2; {
+	case by != nil && success && h.route.endpoint != "" && by.take(h):
 	case h.route.start != nil && success:
 		jobStarted(h, resp.Header, body)
 	case h.route.poll != nil:

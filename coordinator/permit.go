@@ -21,8 +21,9 @@ var NoFeedback = Feedback{Limit: -1, Remaining: -1, Reset: -1, RetryAfter: -1}
 
 // Permit is the right to send one request now. It holds one unit of budget,
 // which is spent, and, where the endpoint needs it, a slot until one of Release,
-// ReleaseAfter, Return, BindJob and Keep ends it; the first of them counts. All
-// methods are safe for concurrent use and none waits for Redis.
+// ReleaseAfter, Return, BindJob and Keep ends it; the first of them counts. Until then
+// heartbeats renew the slot, however long the work takes. All methods are safe for
+// concurrent use and none waits for Redis.
 type Permit struct {
 	c        *Coordinator
 	lane     *lane
