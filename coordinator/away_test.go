@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type link struct {
 	r     *rig
 	cut   atomic.Bool
 	hangs atomic.Bool
+	deaf  atomic.Bool // messages of subscriptions are lost
 	mu    sync.Mutex
 	conns []net.Conn
 }
@@ -57,6 +59,15 @@ func (c *linkConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+func (c *linkConn) Read(b []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(b)
+		if err != nil || !c.l.deaf.Load() || !bytes.Contains(b[:n], []byte("\r\nmessage\r\n")) {
+			return n, err
+		}
+	}
+}
+
 func (l *link) setCut(cut bool) {
 	l.cut.Store(cut)
 	l.mu.Lock()
@@ -73,17 +84,22 @@ func (l *link) setCut(cut bool) {
 func (r *rig) linked(name string, p Policy, when WhenAway) (*Coordinator, *link) {
 	r.t.Helper()
 	l := &link{r: r}
-	rdb := redis.NewClient(&redis.Options{
-		Addr: "127.0.0.1:6379", Dialer: l.dial, DisableIdentity: true, Protocol: 2, MaxRetries: -1,
-	})
-	c, err := New(rdb, p, Options{
+	c, err := New(l.client(), p, Options{
 		Account: "acme", Worker: name, WhenAway: when, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { rdb.Close() })
 	return c, l
+}
+
+// client returns a connection pool that goes this way, until the test ends.
+func (l *link) client() *redis.Client {
+	rdb := redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:6379", Dialer: l.dial, DisableIdentity: true, Protocol: 2, MaxRetries: -1,
+	})
+	l.r.t.Cleanup(func() { rdb.Close() })
+	return rdb
 }
 
 // A fleet of workers that take permits as fast as they get them, and the times of
