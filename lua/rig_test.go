@@ -88,12 +88,13 @@ func (s *server) writeClock(f fails) {
 	if s.mini != nil || s.written == s.micros {
 		return
 	}
-	value := fmt.Sprintf("%d %d", s.micros/1e6, s.micros%1e6)
-	if err := s.rdb.Set(context.Background(), s.prefix+"clock", value, time.Hour).Err(); err != nil {
+	if err := s.rdb.Set(context.Background(), s.prefix+"clock", s.clockValue(), time.Hour).Err(); err != nil {
 		f.Fatalf("setting the virtual clock: %v", err)
 	}
 	s.written = s.micros
 }
+
+func (s *server) clockValue() string { return fmt.Sprintf("%d %d", s.micros/1e6, s.micros%1e6) }
 
 // advance lets virtual time pass; less than zero sets the clock back.
 func (s *server) advance(d time.Duration) {
