@@ -98,7 +98,7 @@ func (l *link) client() *redis.Client {
 	rdb := redis.NewClient(&redis.Options{
 		Addr: "127.0.0.1:6379", Dialer: l.dial, DisableIdentity: true, Protocol: 2, MaxRetries: -1,
 	})
-	l.r.t.Cleanup(func() { rdb.Close() })
+	l.r.ends = append(l.r.ends, func() { rdb.Close() })
 	return rdb
 }
 

@@ -21,6 +21,7 @@ type rig struct {
 	t    *testing.T
 	mini *miniredis.Miniredis
 	rdb  *redis.Client
+	ends []func() // at the end of the test
 }
 
 // inVirtualTime runs a test in a bubble: hours pass in milliseconds, and every
@@ -33,9 +34,14 @@ func inVirtualTime(t *testing.T, test func(t *testing.T, r *rig)) {
 		r := &rig{t: t, mini: mini}
 		r.rdb = r.client()
 		test(t, r)
+		for _, end := range r.ends {
+			end()
+		}
 		r.rdb.Close()
 		mini.Close()
-		time.Sleep(time.Second) // go-redis notices a closed subscription after its retry delay
+		// go-redis notices a closed subscription after its retry delay, and a closed pool
+		// that it cannot dial when it next tries, a second later.
+		time.Sleep(2 * time.Second)
 	})
 }
 

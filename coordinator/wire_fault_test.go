@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
 )
 
 // A cuttable connection can be cut in mid-reply: the server hears what it is told, and
@@ -40,14 +42,17 @@ func (r *rig) workerOnWire(name string, p Policy) (c *Coordinator, cut *atomic.B
 				return nil, errors.New("cut")
 			}
 			conn, err := r.mini.Dial()
-			return cuttable{conn, cut}, err
+			if err != nil {
+				return nil, err
+			}
+			return cuttable{redistest.Buffered(conn), cut}, nil
 		},
 	})
 	c, err := New(rdb, p, Options{Account: "acme", Worker: name, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { rdb.Close() })
+	r.ends = append(r.ends, func() { rdb.Close() })
 	return c, cut
 }
 
