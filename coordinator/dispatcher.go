@@ -343,8 +343,8 @@ func (c *Coordinator) listen() {
 			case *redis.Message:
 				if m.Channel == c.keys.wakeAll() {
 					c.tellAll()
-				} else if wait, endpoint, ok := strings.Cut(m.Payload, " "); ok {
-					c.hear(endpoint, millis(wait))
+				} else {
+					c.hear(m.Payload)
 				}
 			case *redis.Subscription:
 				if confirmed++; confirmed > 2 {
@@ -394,14 +394,16 @@ func (c *Coordinator) look() {
 	}
 }
 
-func (c *Coordinator) hear(endpoint string, wait time.Duration) {
+// hear takes in a message, "<ms> <endpoint>": come in so long, it will be your turn.
+func (c *Coordinator) hear(message string) {
+	wait, endpoint, _ := strings.Cut(message, " ")
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l, ok := c.lanes[endpoint]
 	if !ok {
 		return
 	}
-	at := time.Now().Add(wait)
+	at := time.Now().Add(millis(wait))
 	if l.called.IsZero() || at.Before(l.called) {
 		l.called = at // the message may have overtaken the reply that it is about
 	}

@@ -63,6 +63,7 @@ func (s *share) hear(b budget, asked time.Time) {
 	}
 	s.known, s.heard = true, asked
 	s.limit, s.used, s.credit = float64(b.limit), float64(b.own), b.credit
+	s.limit = math.Min(s.limit, usableLimit(s.policy.Limit, s.policy.Headroom)) // whatever Redis says
 	s.born = b.born
 	s.count(int(b.workers), asked)
 }
