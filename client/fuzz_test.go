@@ -1,7 +1,11 @@
 package client
 
 import (
+	"errors"
+	"io"
 	"net/http"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,6 +108,98 @@ func FuzzJobFind(f *testing.F) {
 		id, _ := job.find(h, []byte(text))
 		if validJobID(id) && len(id) > maxJobID {
 			t.Errorf("an id of %d bytes is valid", len(id))
+		}
+	})
+}
+
+// Patterns that collide are told in an error, and a request of any method and path is of
+// one of the others, or of none.
+func FuzzRoutes(f *testing.F) {
+	patterns := []string{
+		"POST /chat", "/chat", "POST /chat/", "POST /{x}", "POST /{y}", "GET /jobs/{id}", "GET /jobs/{id...}", "GET /jobs/{id}/{$}",
+		"POST example.com/chat", "POST  /chat", "post /chat", "/{", "/{}", "/{a}{b}", "/a/../b", "/%2f", "/é", "", " ", "POST", "POST /\x00", "/{id}/x", "/x/{id}",
+	}
+	for i, p := range patterns {
+		f.Add(p, patterns[(i+1)%len(patterns)], patterns[(i+2)%len(patterns)], "POST", "/v1/chat")
+	}
+	for _, path := range []string{"/v1", "/v1/", "/v1x/chat", "//chat", "/v1/chat///", "/v1/jobs/%2F", "/v1/jobs/..", "*", "", "/v1/jobs/\x00", "/v1/é"} {
+		f.Add("POST /chat", "POST /{x}", "GET /jobs/{id}", "GET", path)
+	}
+	f.Fuzz(func(t *testing.T, a, b, poll, method, path string) {
+		endpoints := []coordinator.Endpoint{{Pattern: a, Slots: 1}, {Pattern: b, Slots: 1, JobTTL: time.Minute}}
+		rs, err := newRoutes(Profile{BasePath: "/v1", Jobs: []Job{{Start: b, Poll: poll}}}, endpoints)
+		var bad *coordinator.ConfigError
+		if err != nil {
+			if !errors.As(err, &bad) || bad.Field == "" {
+				t.Errorf("error %v, want a ConfigError that names the field", err)
+			}
+			return
+		}
+		req := &http.Request{Method: method, URL: &url.URL{Path: path}}
+		if escaped, err := url.Parse(path); err == nil {
+			req.URL = escaped
+		}
+		before := *req.URL
+		r := rs.match(req)
+		if r.endpoint != "" && r.endpoint != a && r.endpoint != b {
+			t.Errorf("%s %q is of endpoint %q", method, path, r.endpoint)
+		}
+		if r.start != nil && r.endpoint != b || r.job != "" && r.poll == nil {
+			t.Errorf("%s %q is %+v", method, path, r)
+		}
+		if *req.URL != before || req.Method != method {
+			t.Error("the request was changed")
+		}
+	})
+}
+
+// Whatever an API says of a job, what is kept of it in Redis is bounded, and the caller
+// gets the body as it came.
+func FuzzJobAnswers(f *testing.F) {
+	for _, text := range []string{
+		`{"id":"va_1","status":"pending"}`, `{"id":"va_1","status":"completed"}`, `{"id":7}`, `{"id":{}}`, `{"id":`, `[]`, "", "\xff",
+		`{"id":"a b"}`, `{"id":"}:{x"}`, `{"id":"` + strings.Repeat("x", 200) + `"}`, `{"status":"completed","status":"pending","id":"1"}`,
+	} {
+		f.Add(text, "va_1", 200, false)
+		f.Add(text, "%2e%2e", 404, true)
+	}
+	f.Fuzz(func(t *testing.T, text, id string, status int, zipped bool) {
+		for _, ask := range [][2]string{{"POST", "/v1/jobs"}, {"GET", "/v1/jobs/" + url.PathEscape(id)}} {
+			resp := withBody(response(status), text)
+			if zipped {
+				resp.Header.Set("Content-Encoding", "gzip")
+			}
+			fleet := &fakeFleet{policy: testPolicy}
+			tr, err := newTransport(fleet, testProfile, Options{Base: answers(resp), MaxRetries: -1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := tr.RoundTrip(newRequest(t, t.Context(), ask[0], ask[1], ""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(got.Body); err != nil || string(body) != text {
+				t.Errorf("read %q %v, want the answer as it came", body, err)
+			}
+			got.Body.Close()
+			ended := 0
+			for _, event := range fleet.events() {
+				what, job, _ := strings.Cut(strings.TrimPrefix(event, "1: "), " ")
+				switch what {
+				case "release", "keep":
+					ended++
+				case "bind":
+					ended++
+					fallthrough
+				case "seen", "done":
+					if job = job[strings.LastIndexByte(job, ' ')+1:]; !validJobID(job) {
+						t.Errorf("%q is written down", event)
+					}
+				}
+			}
+			if ended != 1 {
+				t.Errorf("the permit ended %d times: %q", ended, fleet.events())
+			}
 		}
 	})
 }
