@@ -192,28 +192,6 @@ func TestCloseInTheMiddleOfCalls(t *testing.T) {
 	})
 }
 
-// A heartbeat that was under way when the call ended comes after it.
-func TestAHeartbeatDoesNotProlongASlotThatIsGivenBackLater(t *testing.T) {
-	inVirtualTime(t, func(t *testing.T, r *rig) {
-		c := r.worker("a", policy)
-		p := mustAcquire(t, c, chat)
-		p.ReleaseAfter(time.Second)
-		synctest.Wait()
-		if err := c.renew([]*Permit{p}, time.Now(), 30*time.Second); err != nil {
-			t.Fatal(err)
-		}
-		s, err := c.State(context.Background())
-		if err != nil || s.Endpoints[0].InUse != 1 || s.Endpoints[0].Leases[0].Worker != "a" {
-			t.Errorf("slots %+v %v, want that of the call for a second", s.Endpoints[0], err)
-		}
-		time.Sleep(1001 * time.Millisecond)
-		if s, err := c.State(context.Background()); err != nil || s.Endpoints[0].InUse != 0 {
-			t.Errorf("slots %+v %v, want none a second after the call", s.Endpoints[0], err)
-		}
-		closeAll(t, c)
-	})
-}
-
 func TestReleasingTwiceOrForAnotherChangesNothing(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		a, b := r.worker("a", policy), r.worker("b", policy)

@@ -104,8 +104,8 @@ var teeming = limits{
 // inFleet is a turn of ours: a heartbeat, a wish for budget and one for a slot, with a
 // place in the queue for what is not granted.
 func inFleet(t *testing.T, s *server) turn {
-	exchange := s.loaded(t, counting(account+settle+admit+exchange))
-	renew := s.loaded(t, counting(renew))
+	exchange := s.loaded(t, counting(ExchangeSource()))
+	renew := s.loaded(t, counting(policy+renew))
 	return func(worker string) []scriptCall {
 		beat := scriptCall{script: renew}
 		beat.keys, beat.args = s.renewCall(teeming, worker, 30_000, nil)
