@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -461,4 +462,58 @@ func TestARedisThatForgotTheLimitIsToldAgain(t *testing.T) {
 		}
 		c.Close()
 	})
+}
+
+// A Redis that answers, though not with what it was asked for, costs no caller a
+// time-out: all go on with the worker's share at once, and with Redis when it is well.
+func TestARedisThatCannotAnswerCostsNoTimeout(t *testing.T) {
+	for _, says := range []string{
+		"LOADING Redis is loading the dataset in memory", "OOM command not allowed when used memory > 'maxmemory'.",
+		"READONLY You can't write against a read only replica.", "MASTERDOWN Link with MASTER is down", "CLUSTERDOWN The cluster is down",
+		"BUSY Redis is busy running a script.", "MISCONF Redis is configured to save RDB snapshots", "NOREPLICAS Not enough good replicas to write.",
+		"TRYAGAIN Multiple keys request during rehashing of slot", "ERR max number of clients reached",
+	} {
+		word, _, _ := strings.Cut(says, " ")
+		t.Run(word, func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T, r *rig) {
+				var alone, back, late atomic.Int64
+				c, err := New((&link{r: r}).client(), Policy{Limit: 600, Headroom: 1}, Options{
+					Account: "acme", Worker: "a", Logger: slog.New(slog.DiscardHandler),
+					Events: Events{
+						Degraded:  func(Degradation) { alone.Add(1) },
+						Recovered: func(Recovery) { back.Add(1) },
+						Exchanged: func(e Exchange) {
+							if errors.Is(e.Err, context.DeadlineExceeded) || e.Took >= time.Second {
+								late.Add(1)
+							}
+						},
+					},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				mustAcquire(t, c, "")
+				time.Sleep(time.Minute)
+				r.mini.SetError(says)
+				start := time.Now()
+				for range 20 {
+					mustAcquire(t, c, "")
+				}
+				// The first waits for the retries of what passes often.
+				if took := time.Since(start); took > 20*100*time.Millisecond+500*time.Millisecond {
+					t.Errorf("20 callers waited %v, want the pace of the share, 100 ms each", took)
+				}
+				r.mini.SetError("")
+				// Tried after 3 s at the latest, and then five in which all tell.
+				time.Sleep(8*time.Second + 100*time.Millisecond)
+				if alone.Load() != 1 || back.Load() != 1 || late.Load() != 0 {
+					t.Errorf("alone %d times, back %d times, %d exchanges timed out; want once, once and none", alone.Load(), back.Load(), late.Load())
+				}
+				if s, err := c.State(context.Background()); err != nil || s.Used != 20 {
+					t.Errorf("%+v %v, want the 20 that were spent alone counted", s, err)
+				}
+				closeAll(t, c)
+			})
+		})
+	}
 }

@@ -34,6 +34,8 @@ type squad struct {
 	workers  []*coordinator.Coordinator
 	answered atomic.Int64
 	degraded atomic.Int64 // times that a worker went on alone
+	back     atomic.Int64 // times that one was back
+	forgot   atomic.Int64 // times that one found that Redis had forgotten the account
 	cancel   context.CancelFunc
 	callers  sync.WaitGroup
 
@@ -69,6 +71,8 @@ func startSquad(t *testing.T, server *redistest.Server, workers int, opts coordi
 		opts.Account, opts.Worker = f.account, fmt.Sprint("w", i)
 		opts.Logger = slog.New(slog.DiscardHandler)
 		opts.Events.Degraded = func(coordinator.Degradation) { f.degraded.Add(1) }
+		opts.Events.Recovered = func(coordinator.Recovery) { f.back.Add(1) }
+		opts.Events.MemoryLost = func(coordinator.MemoryLoss) { f.forgot.Add(1) }
 		c, err := coordinator.New(server.Client(t), policy, opts)
 		if err != nil {
 			t.Fatal(err)
@@ -144,6 +148,19 @@ func (f *squad) awaitAnswers(n int64) {
 		}
 		return nil
 	})
+}
+
+// awaitAll waits until Redis counts all workers.
+func (f *squad) awaitAll() {
+	f.t.Helper()
+	redistest.Eventually(f.t, "all are counted", func() error {
+		s, err := f.workers[0].State(context.Background())
+		if err == nil && s.Alive != len(f.workers) {
+			err = fmt.Errorf("%d alive", s.Alive)
+		}
+		return err
+	})
+	f.awaitAnswers(fleetLimit)
 }
 
 // awaitTogether waits until Redis decides for all workers again.
@@ -234,20 +251,53 @@ func TestFaultsOfRedisAreNoFaultsOfTheFleet(t *testing.T) {
 			server := redistest.Start(t, "--appendonly", "no")
 			f := startSquad(t, server, 3, coordinator.Options{RedisTimeout: time.Second})
 			f.awaitAnswers(fleetLimit)
-			redistest.Eventually(t, "all are counted", func() error {
-				s, err := f.workers[0].State(ctx)
-				if err == nil && s.Alive != 3 {
-					err = fmt.Errorf("%d alive", s.Alive)
-				}
-				return err
-			})
-			f.awaitAnswers(fleetLimit)
+			f.awaitAll()
 			mend := fault.strike(t, f)
 			f.awaitAnswers(fleetLimit) // that is a window's worth, whatever has happened
 			mend()
 			f.awaitTogether()
 			if alone := f.degraded.Load(); fault.alone && alone == 0 {
 				t.Error("no worker has noticed")
+			}
+			f.judged()
+		})
+	}
+}
+
+// A rolling restart: Redis is told to end, or crashes, and comes back with all that it
+// knew, three times in a row. A Redis that is not there refuses at once, so nobody waits
+// for RedisTimeout, which is longer here than the test lasts.
+func TestRollingRestartOfARedisThatPersists(t *testing.T) {
+	for how, stop := range map[string]func(*squad){
+		"Shutdown": func(f *squad) { _ = f.admin.Shutdown(context.Background()).Err() }, // it ends instead of an answer
+		"Crash":    func(f *squad) { f.server.Stop() },
+	} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
+			f := startSquad(t, server, 3, coordinator.Options{RedisTimeout: time.Hour})
+			f.awaitAnswers(fleetLimit)
+			f.awaitAll()
+			born := func() string {
+				text, err := f.admin.HGet(context.Background(), "fleetlimit:{"+f.account+"}:account", "born_ms").Result()
+				mustDo(t, err)
+				return text
+			}
+			before := born()
+			for range 3 {
+				stop(f)
+				f.awaitAnswers(fleetLimit) // from the workers' own shares
+				mustDo(t, server.Restart())
+				f.awaitTogether()
+			}
+			if after := born(); after != before {
+				t.Errorf("the account was born at %s, and at %s before", after, before)
+			}
+			if alone, back := f.degraded.Load(), f.back.Load(); alone < 3*3 || back != alone {
+				t.Errorf("workers went on alone %d times and came back %d times, want each of three, three times", alone, back)
+			}
+			if n := f.forgot.Load(); n != 0 {
+				t.Errorf("%d workers found that Redis had forgotten the account", n)
 			}
 			f.judged()
 		})
