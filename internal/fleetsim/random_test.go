@@ -167,7 +167,8 @@ func (s *story) drawEvent(t *rapid.T) {
 }
 
 // forgetful tells that Redis loses its memory within a window of a worker's death. What
-// that worker had sent is then known to nobody: docs/operations.md, "Faults".
+// that worker had sent, and the calls that go on, are then known to nobody:
+// docs/operations.md, "Faults".
 func (s story) forgetful() bool {
 	for _, killed := range s.killed {
 		for _, flushed := range s.flushed {
@@ -218,7 +219,7 @@ func (s story) broken(r Result) (broken []string) {
 	if most := r.MostInWindow(s.API.Window); alone && most > s.API.Limit {
 		miss("%d requests in a window, limit %d", most, s.API.Limit)
 	}
-	if r.Stats.LimitViolations > 0 && !s.forgetful() || r.Stats.SlotViolations > 0 {
+	if r.Stats.LimitViolations+r.Stats.SlotViolations > 0 && !s.forgetful() {
 		miss("%d requests over the limit and %d over a cap by the fleet's own fault", r.Stats.LimitViolations, r.Stats.SlotViolations)
 	}
 	patience, longest := s.patience(), Call{}
