@@ -106,7 +106,9 @@ func (a *answer) forCaller() io.ReadCloser {
 		a.hold.finish(a.hold.permit.Release)
 		return http.NoBody
 	}
-	a.hold.watch()
+	if a.hold.route.endpoint != "" || a.hold.ended != nil {
+		a.hold.watch() // otherwise nothing waits for the end
+	}
 	if w, ok := a.raw.(io.Writer); ok {
 		return upgraded{a, w}
 	}

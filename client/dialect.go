@@ -70,19 +70,21 @@ func checkDialects(ds []Dialect) error {
 	return nil
 }
 
+// The names of headers stand here as net/http spells them: others cost an allocation.
+
 func readXRateLimit(h http.Header, date time.Time) coordinator.Feedback {
 	f := coordinator.NoFeedback
-	f.Limit = parseLimit(h.Get("X-RateLimit-Limit"))
-	f.Remaining = parseCount(h.Get("X-RateLimit-Remaining"))
-	f.Reset = parseReset(h.Get("X-RateLimit-Reset"), date)
+	f.Limit = parseLimit(h.Get("X-Ratelimit-Limit"))
+	f.Remaining = parseCount(h.Get("X-Ratelimit-Remaining"))
+	f.Reset = parseReset(h.Get("X-Ratelimit-Reset"), date)
 	return f
 }
 
 func readOpenAI(h http.Header, window time.Duration) coordinator.Feedback {
 	f := coordinator.NoFeedback
-	f.Limit = parseLimit(h.Get("X-RateLimit-Limit-Requests"))
-	f.Remaining = parseCount(h.Get("X-RateLimit-Remaining-Requests"))
-	f.Reset = parseDuration(h.Get("X-RateLimit-Reset-Requests"))
+	f.Limit = parseLimit(h.Get("X-Ratelimit-Limit-Requests"))
+	f.Remaining = parseCount(h.Get("X-Ratelimit-Remaining-Requests"))
+	f.Reset = parseDuration(h.Get("X-Ratelimit-Reset-Requests"))
 	if window > 0 && f.Reset > window {
 		f.Limit, f.Remaining = -1, -1
 	}
@@ -91,9 +93,9 @@ func readOpenAI(h http.Header, window time.Duration) coordinator.Feedback {
 
 func readAnthropic(h http.Header, date time.Time) coordinator.Feedback {
 	f := coordinator.NoFeedback
-	f.Limit = parseLimit(h.Get("Anthropic-RateLimit-Requests-Limit"))
-	f.Remaining = parseCount(h.Get("Anthropic-RateLimit-Requests-Remaining"))
-	if at, err := time.Parse(time.RFC3339, h.Get("Anthropic-RateLimit-Requests-Reset")); err == nil {
+	f.Limit = parseLimit(h.Get("Anthropic-Ratelimit-Requests-Limit"))
+	f.Remaining = parseCount(h.Get("Anthropic-Ratelimit-Requests-Remaining"))
+	if at, err := time.Parse(time.RFC3339, h.Get("Anthropic-Ratelimit-Requests-Reset")); err == nil {
 		f.Reset = resetAt(at, date)
 	}
 	return f

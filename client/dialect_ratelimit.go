@@ -24,15 +24,15 @@ func readRateLimit(h http.Header, date time.Time, window time.Duration) coordina
 		return chooseQuota(quotas, window)
 	}
 	f := coordinator.NoFeedback
-	if dict, err := httpsfv.UnmarshalDictionary(h.Values("RateLimit")); err == nil {
+	if dict, err := httpsfv.UnmarshalDictionary(h.Values("Ratelimit")); err == nil {
 		f.Limit = positive(wholeNumber(member(dict, "limit")))
 		f.Remaining = wholeNumber(member(dict, "remaining"))
 		f.Reset = seconds(wholeNumber(member(dict, "reset")))
 	}
 	if f == coordinator.NoFeedback {
-		f.Limit = parseLimit(h.Get("RateLimit-Limit"))
-		f.Remaining = parseCount(h.Get("RateLimit-Remaining"))
-		f.Reset = parseReset(h.Get("RateLimit-Reset"), date)
+		f.Limit = parseLimit(h.Get("Ratelimit-Limit"))
+		f.Remaining = parseCount(h.Get("Ratelimit-Remaining"))
+		f.Reset = parseReset(h.Get("Ratelimit-Reset"), date)
 	}
 	return f
 }
@@ -42,11 +42,11 @@ func readRateLimit(h http.Header, date time.Time, window time.Duration) coordina
 //	RateLimit-Policy: "burst";q=100;w=60, "daily";q=1000;w=86400
 //	RateLimit: "burst";r=30;t=12
 func readQuotas(h http.Header) []quota {
-	state, err := httpsfv.UnmarshalList(h.Values("RateLimit"))
+	state, err := httpsfv.UnmarshalList(h.Values("Ratelimit"))
 	if err != nil {
 		state = nil
 	}
-	policy, err := httpsfv.UnmarshalList(h.Values("RateLimit-Policy"))
+	policy, err := httpsfv.UnmarshalList(h.Values("Ratelimit-Policy"))
 	if err != nil {
 		policy = nil
 	}

@@ -29,8 +29,8 @@ const (
 // window is the length of the window whose budget is meant, for APIs that
 // report several; 0 takes what there is.
 func ParseFeedback(resp *http.Response, window time.Duration, dialects ...Dialect) coordinator.Feedback {
-	date, err := http.ParseTime(resp.Header.Get("Date"))
-	if err != nil {
+	date, ok := parseTime(resp.Header.Get("Date"))
+	if !ok {
 		date = time.Now()
 	}
 	f := coordinator.NoFeedback
@@ -58,8 +58,17 @@ func retryAfter(h http.Header, date time.Time) time.Duration {
 	if d, ok := parseNumber(value, time.Second); ok {
 		return min(d, maxRetryAfter)
 	}
-	if at, err := http.ParseTime(value); err == nil {
+	if at, ok := parseTime(value); ok {
 		return min(until(at, date), maxRetryAfter)
 	}
 	return -1
+}
+
+// parseTime spares what is not there the cost of three errors.
+func parseTime(value string) (time.Time, bool) {
+	if value == "" {
+		return time.Time{}, false
+	}
+	t, err := http.ParseTime(value)
+	return t, err == nil
 }

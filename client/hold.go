@@ -23,6 +23,7 @@ const brokenGrace = time.Second
 type hold struct {
 	permit permit
 	route  route
+	trail  trail
 
 	// ctx is the attempt's: it ends with the request's, or with the lease.
 	ctx    context.Context
@@ -77,8 +78,7 @@ func (h *hold) releaseLater() { h.permit.ReleaseAfter(brokenGrace) }
 // send sends the request with the given body and settles the permit if there
 // is no response. It takes the body over, as RoundTrip does.
 func (h *hold) send(base http.RoundTripper, req *http.Request, body io.ReadCloser) (*http.Response, error) {
-	var trail trail
-	attempt := req.WithContext(httptrace.WithClientTrace(h.ctx, trail.trace(h.permit)))
+	attempt := req.WithContext(httptrace.WithClientTrace(h.ctx, h.trail.follow(h.permit)))
 	attempt.Body = body
 
 	if h.ctx.Err() != nil {
@@ -91,7 +91,7 @@ func (h *hold) send(base http.RoundTripper, req *http.Request, body io.ReadClose
 	if err != nil {
 		err = h.explain(err)
 		switch {
-		case trail.unsent():
+		case h.trail.unsent():
 			h.finish(h.permit.Return)
 		case h.route.start != nil:
 			h.finish(h.permit.Keep) // a job may have been started
@@ -125,14 +125,14 @@ func (h *hold) explain(err error) error {
 // trail is what the base transport tells of an attempt under way.
 type trail struct {
 	asked, connected atomic.Bool
+	trace            httptrace.ClientTrace
 }
 
-func (t *trail) trace(p permit) *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		GetConn:      func(string) { t.asked.Store(true) },
-		GotConn:      func(httptrace.GotConnInfo) { t.connected.Store(true) },
-		WroteRequest: func(httptrace.WroteRequestInfo) { p.Sent() }, // net/http may send it twice
-	}
+func (t *trail) follow(p permit) *httptrace.ClientTrace {
+	t.trace.GetConn = func(string) { t.asked.Store(true) }
+	t.trace.GotConn = func(httptrace.GotConnInfo) { t.connected.Store(true) }
+	t.trace.WroteRequest = func(httptrace.WroteRequestInfo) { p.Sent() } // net/http may send it twice
+	return &t.trace
 }
 
 // unsent is true only if it is certain that no byte was sent: the base asked

@@ -58,7 +58,7 @@ func newRoutes(profile Profile, endpoints []coordinator.Endpoint) (*routes, erro
 			return nil, err
 		}
 	}
-	rs.endpoints, rs.polls = slots.mux, polls.mux
+	rs.endpoints, rs.polls = slots.complete(), polls.complete()
 	return rs, nil
 }
 
@@ -68,8 +68,8 @@ func (rs *routes) match(req *http.Request) route {
 	var r route
 	if name, ok := endpointOf(req.Context()); ok {
 		r.endpoint = name
-	} else {
-		_, r.endpoint = rs.endpoints.Handler(key)
+	} else if h, name := rs.endpoints.Handler(key); h != nothing {
+		r.endpoint = name
 	}
 	r.start = rs.jobs[r.endpoint]
 
@@ -159,6 +159,20 @@ func (ps *patterns) add(field, pattern string, h http.Handler) error {
 	}
 	ps.list = append(ps.list, pattern)
 	return nil
+}
+
+// nothing is where requests go that no pattern matches.
+var nothing http.Handler = nothingHandler{}
+
+type nothingHandler struct{}
+
+func (nothingHandler) ServeHTTP(http.ResponseWriter, *http.Request) {}
+
+// complete gives all other requests a pattern too. Otherwise ServeMux would look, for each
+// of them, for the methods that the path allows.
+func (ps *patterns) complete() *http.ServeMux {
+	_ = handle(ps.mux, "/", nothing) // fails if there is such a pattern already, which is as good
+	return ps.mux
 }
 
 // handle turns ServeMux's panic into an error.
