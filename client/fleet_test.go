@@ -21,6 +21,7 @@ import (
 	"github.com/fleetlimit/fleetlimit/client"
 	"github.com/fleetlimit/fleetlimit/coordinator"
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
 	"github.com/fleetlimit/fleetlimit/provider/mavera"
 )
 
@@ -61,8 +62,14 @@ func inVirtualTime(t *testing.T, cfg mockapi.Config, test func(t *testing.T, r *
 func (r *rig) worker(name string, policy coordinator.Policy, opts client.Options) *http.Client {
 	r.t.Helper()
 	rdb := redis.NewClient(&redis.Options{
-		Addr:            "127.0.0.1:6379",
-		Dialer:          func(context.Context, string, string) (net.Conn, error) { return r.mini.Dial() },
+		Addr: "127.0.0.1:6379",
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			conn, err := r.mini.Dial()
+			if err != nil {
+				return nil, err
+			}
+			return redistest.Buffered(conn), nil
+		},
 		DisableIdentity: true,
 		Protocol:        2,
 	})

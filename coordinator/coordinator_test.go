@@ -146,6 +146,43 @@ func TestHolderCutOffFromRedisLosesItsLease(t *testing.T) {
 	})
 }
 
+// With its own share a worker goes on with the slots that it had, gives up what is beyond
+// its part when the leases have ended, and keeps its part for as long as it likes.
+func TestHolderCutOffFromRedisKeepsItsPartOfTheSlots(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 600, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 2}}}
+		a, linkOfA := r.linked("a", p, OwnShare)
+		b, linkOfB := r.linked("b", p, OwnShare)
+		for _, c := range []*Coordinator{a, b} {
+			mustAcquire(t, c, "")
+		}
+		time.Sleep(15 * time.Second) // each knows of the other: the part of each is one slot
+		older := mustAcquire(t, a, chat)
+		time.Sleep(time.Second)
+		younger := mustAcquire(t, a, chat)
+		linkOfA.setCut(true)
+		linkOfB.setCut(true)
+		start := time.Now()
+		<-younger.Lost()
+		if took := time.Since(start); took < 15*time.Second || took > 30*time.Second {
+			t.Errorf("the slot beyond its part was lost after %v, want before the lease's TTL of 30 s has passed since its last renewal", took)
+		}
+		time.Sleep(5 * time.Minute)
+		if isClosed(older.Lost()) {
+			t.Error("the slot that is its part was lost as well")
+		}
+		linkOfA.setCut(false)
+		linkOfB.setCut(false)
+		time.Sleep(20 * time.Second)
+		s, err := b.State(context.Background())
+		if err != nil || s.Endpoints[0].InUse != 1 || isClosed(older.Lost()) {
+			t.Errorf("slots %+v %v, want the one that was kept", s.Endpoints, err)
+		}
+		older.Release()
+		closeAll(t, a, b)
+	})
+}
+
 // A process that stood still since the grant must not send on the strength of it.
 func TestPermitThatWasNotUsedInTimeIsNotValid(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {

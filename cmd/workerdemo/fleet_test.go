@@ -15,6 +15,7 @@ import (
 
 	"github.com/fleetlimit/fleetlimit/coordinator"
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
 	"github.com/fleetlimit/fleetlimit/provider/mavera"
 )
 
@@ -49,8 +50,14 @@ func runInVirtualTime(t *testing.T, l load, check func(t *testing.T, s summary))
 		mini.ClockTTL(true)
 		dialRedis := func() *redis.Client {
 			return redis.NewClient(&redis.Options{
-				Addr:            "127.0.0.1:6379",
-				Dialer:          func(context.Context, string, string) (net.Conn, error) { return mini.Dial() },
+				Addr: "127.0.0.1:6379",
+				Dialer: func(context.Context, string, string) (net.Conn, error) {
+					conn, err := mini.Dial()
+					if err != nil {
+						return nil, err
+					}
+					return redistest.Buffered(conn), nil
+				},
 				DisableIdentity: true,
 				Protocol:        2,
 			})
