@@ -29,6 +29,12 @@ func (m *model) said(f fails, now float64, s saying, last int64, own int, foreig
 		if foreign != m.foreign {
 			f.Fatalf("foreign %v after an old or empty observation, want %v", foreign, m.foreign)
 		}
+		if s.seq <= m.seq && s.limit >= 1 && s.limit < float64(m.limit) && (m.reported == 0 || s.limit < m.reported) {
+			end := now + m.pauseLeft(0, now)
+			level := m.level(end)
+			m.reported = s.limit
+			m.setLevel(end, min(level, m.bucketSize()))
+		}
 	} else {
 		end := now + m.pauseLeft(0, now)
 		level := m.level(end)

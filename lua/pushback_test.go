@@ -44,6 +44,24 @@ func TestVolleyOf429sIsOneStrike(t *testing.T) {
 	})
 }
 
+// A call may end long after a younger one, and be the first that shows a lower limit. A
+// higher limit it may have been told long ago.
+func TestALowerLimitIsBelievedThoughAnOlderCallTellsIt(t *testing.T) {
+	onEachServer(t, func(t *testing.T, s *server) {
+		older, younger := grant(t, s, plain, 1), grant(t, s, plain, 1)
+		for _, told := range []struct {
+			by          saying
+			limit, want float64
+		}{{younger, 600, 600}, {older, 300, 300}, {older, 500, 300}, {younger, 500, 300}, {grant(t, s, plain, 1), 500, 500}} {
+			told.by.limit = told.limit
+			s.settle(t, plain, "a", told.by.args()...)
+			if got := s.field(t, "reported"); got != told.want {
+				t.Errorf("limit %v is in force after %v was told, want %v", got, told.limit, told.want)
+			}
+		}
+	})
+}
+
 func TestPauseEndsAfterFiveMinutesWhateverTheClockDoes(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -216,18 +216,19 @@ local function observe_reset(reset)
   if at < a.reset_ms or at > a.reset_ms + COARSE or now >= a.reset_ms then a.reset_ms = at end
 end
 
--- observe learns the limit and the use. Only the youngest permit's observation
--- counts.
+-- observe learns the limit and the use. Only the youngest permit's observation counts;
+-- but a call can end long after a younger one, and be the first to show a lower limit.
 local function observe(seq, admitted, base, limit, remaining, reset)
-  if seq <= a.observed_seq or seq > a.seq then return end
-  if limit < 1 then return end
+  if limit < 1 or seq > a.seq then return end
+  limit = math.min(limit, LIMIT_CEILING)
+  local youngest = seq > a.observed_seq
+  if not youngest and (a.reported > 0 and limit >= a.reported or limit >= policy.limit) then return end
   -- The bucket keeps its content, as of the end of a pause.
   local from = now + paused_for(KEYS[3])
   local kept = credit(a, policy, from)
-  a.observed_seq = seq
-  limit = math.min(limit, LIMIT_CEILING)
   a.reported = limit
-  if remaining >= 0 then
+  if youngest then a.observed_seq = seq end
+  if youngest and remaining >= 0 then
     observe_strangers(seq, limit - math.min(remaining, limit), admitted, base)
     observe_reset(reset)
   end
