@@ -102,8 +102,10 @@ local function release(e, lease, linger)
   if not is_mine(lease) then return end
   if linger <= 0 then
     free_lease(e, lease)
-  elseif redis.call('ZREM', key_of(e, SLOTS), lease) == 1 then
+  elseif redis.call('ZSCORE', key_of(e, SLOTS), lease) then
+    -- In this order the key, and with it its time to live, stays.
     redis.call('ZADD', key_of(e, SLOTS), ms(now + linger), lease .. '!')
+    redis.call('ZREM', key_of(e, SLOTS), lease)
     keep_key(key_of(e, SLOTS), linger + GRACE)
   end
 end
