@@ -177,6 +177,9 @@ func (c *Coordinator) untell(ops []op) {
 			}
 			continue
 		}
+		if o.kind == opAdopt && o.permit.gone {
+			continue // it was lost meanwhile: nobody holds what it would take
+		}
 		again = append(again, o)
 	}
 	for _, o := range ops {

@@ -149,6 +149,7 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 		case !reply.lost[p.lease]:
 			p.renewed = now
 		case c.unhold(p):
+			p.gone = true
 			gone = append(gone, p)
 		}
 	}
@@ -249,6 +250,7 @@ func (c *Coordinator) expire(now time.Time) {
 	}
 	for _, p := range gone {
 		c.unhold(p)
+		p.gone = true
 	}
 	c.mu.Unlock()
 	c.tellLost(gone)

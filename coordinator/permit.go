@@ -48,6 +48,7 @@ type Permit struct {
 	cause    error     // why lost was closed
 	renewed  time.Time // the lease lives at least leaseTTL from here; guarded by Coordinator.mu
 	unknown  bool      // Redis does not know the lease; guarded by Coordinator.mu
+	gone     bool      // the lease was lost; guarded by Coordinator.mu
 }
 
 func (c *Coordinator) newPermit(l *lane, r admission, seq int64, asked time.Time) *Permit {
