@@ -2,6 +2,7 @@ package fleetsim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -27,6 +28,8 @@ type story struct {
 	crashes bool
 	killed  []time.Duration
 	flushed []time.Duration
+	lowered []time.Duration // when the limit fell
+	back    []time.Duration // when Redis was there again
 	jobs    bool
 	keep    bool          // the API goes on with calls whose client has gone
 	longest time.Duration // of a call
@@ -130,6 +133,7 @@ func (s *story) drawEvent(t *rapid.T) {
 		add(Crash(at, process, again), 45*time.Second, "process %d is killed, and starts again after %v", process, again)
 	case 2, 3:
 		length := drawMillis(t, 1, 90_000, "away")
+		s.back = append(s.back, at+length)
 		add(RedisAway(at, length), length+20*time.Second, "Redis is away for %v", length)
 	case 4:
 		s.flushed = append(s.flushed, at)
@@ -160,19 +164,38 @@ func (s *story) drawEvent(t *rapid.T) {
 		add(StrangerBursts(share, n), time.Duration(n)*2*time.Minute, "at random a stranger takes %.2f of the limit, %d times", share, n)
 	case 10:
 		limit := rapid.IntRange(s.API.Limit/2, s.API.Limit).Draw(t, "new limit")
-		s.alone = false
+		s.alone, s.lowered = false, append(s.lowered, at)
 		s.slowest = min(s.slowest, 0.5)
 		add(SetLimit(at, limit), 2*time.Minute, "the limit becomes %d", limit)
 	}
 }
 
-// forgetful tells that Redis loses its memory within a window of a worker's death. What
-// that worker had sent, and the calls that go on, are then known to nobody:
-// docs/operations.md, "Faults".
+// forgetful tells that Redis loses its memory soon after a worker's death, or so soon
+// before that the worker could not tell it again. What that worker had sent, and the calls
+// and jobs that go on, are then known to nobody: docs/operations.md, "Faults".
 func (s story) forgetful() bool {
+	const telling = 30 * time.Second
+	traces := max(s.API.Window, s.longest) + time.Second
+	if s.jobs {
+		traces = max(traces, s.API.JobDuration.Max+time.Second)
+	}
 	for _, killed := range s.killed {
 		for _, flushed := range s.flushed {
-			if flushed >= killed && flushed < killed+s.API.Window+time.Second {
+			if flushed > killed-telling && flushed < killed+traces {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// secretive tells that the limit may have fallen while those who saw it could not tell the
+// others: docs/operations.md, "Faults".
+func (s story) secretive() bool {
+	const resumption = 10 * time.Second
+	for _, lowered := range s.lowered {
+		for _, back := range slices.Concat(s.back, s.flushed) {
+			if lowered < back+resumption {
 				return true
 			}
 		}
@@ -219,7 +242,7 @@ func (s story) broken(r Result) (broken []string) {
 	if most := r.MostInWindow(s.API.Window); alone && most > s.API.Limit {
 		miss("%d requests in a window, limit %d", most, s.API.Limit)
 	}
-	if r.Stats.LimitViolations+r.Stats.SlotViolations > 0 && !s.forgetful() {
+	if !s.forgetful() && (r.Stats.LimitViolations > 0 && !s.secretive() || r.Stats.SlotViolations > 0) {
 		miss("%d requests over the limit and %d over a cap by the fleet's own fault", r.Stats.LimitViolations, r.Stats.SlotViolations)
 	}
 	patience, longest := s.patience(), Call{}
