@@ -16,6 +16,7 @@ type routes struct {
 	basePath  string
 	endpoints *http.ServeMux
 	polls     *http.ServeMux
+	other     string          // the pattern of requests that are of no endpoint
 	jobs      map[string]*Job // by Start
 }
 
@@ -58,7 +59,9 @@ func newRoutes(profile Profile, endpoints []coordinator.Endpoint) (*routes, erro
 			return nil, err
 		}
 	}
-	rs.endpoints, rs.polls = slots.complete(), polls.complete()
+	rs.endpoints, rs.polls = slots.mux, polls.mux
+	rs.other = slots.complete()
+	polls.complete()
 	return rs, nil
 }
 
@@ -68,7 +71,7 @@ func (rs *routes) match(req *http.Request) route {
 	var r route
 	if name, ok := endpointOf(req.Context()); ok {
 		r.endpoint = name
-	} else if h, name := rs.endpoints.Handler(key); h != nothing {
+	} else if _, name := rs.endpoints.Handler(key); name != rs.other {
 		r.endpoint = name
 	}
 	r.start = rs.jobs[r.endpoint]
@@ -161,18 +164,13 @@ func (ps *patterns) add(field, pattern string, h http.Handler) error {
 	return nil
 }
 
-// nothing is where requests go that no pattern matches.
-var nothing http.Handler = nothingHandler{}
-
-type nothingHandler struct{}
-
-func (nothingHandler) ServeHTTP(http.ResponseWriter, *http.Request) {}
-
-// complete gives all other requests a pattern too. Otherwise ServeMux would look, for each
-// of them, for the methods that the path allows.
-func (ps *patterns) complete() *http.ServeMux {
-	_ = handle(ps.mux, "/", nothing) // fails if there is such a pattern already, which is as good
-	return ps.mux
+// complete gives all requests that no pattern matches one of their own, and returns it.
+// Otherwise ServeMux would look, for each of them, for the methods that the path allows.
+func (ps *patterns) complete() (other string) {
+	if handle(ps.mux, "/", http.NotFoundHandler()) != nil {
+		return "" // there is such a pattern already, and it matches them
+	}
+	return "/"
 }
 
 // handle turns ServeMux's panic into an error.

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -45,7 +46,8 @@ type Permit struct {
 	ended    bool
 	reported bool
 	sent     bool
-	cause    error     // why lost was closed
+	cause    error // why lost was closed
+	watches  []*lostWatch
 	renewed  time.Time // the lease lives at least leaseTTL from here; guarded by Coordinator.mu
 	unknown  bool      // Redis does not know the lease; guarded by Coordinator.mu
 	gone     bool      // the lease was lost; guarded by Coordinator.mu
@@ -180,24 +182,24 @@ func (p *Permit) Context(parent context.Context) (context.Context, context.Cance
 	if p.lease == "" {
 		return ctx, func() { cancel(nil) }
 	}
-	stop := make(chan struct{})
-	var once sync.Once
-	go func() {
-		select {
-		case <-p.lost:
-			p.mu.Lock()
-			cause := p.cause
-			p.mu.Unlock()
-			cancel(cause)
-		case <-stop:
-		case <-ctx.Done():
-		}
-	}()
+	w := &lostWatch{cancel}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cause != nil {
+		cancel(p.cause)
+	} else {
+		p.watches = append(p.watches, w)
+	}
 	return ctx, func() {
-		once.Do(func() { close(stop) })
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.watches = slices.DeleteFunc(p.watches, func(v *lostWatch) bool { return v == w })
 		cancel(nil)
 	}
 }
+
+// A lostWatch is a context that ends if the lease is lost.
+type lostWatch struct{ cancel context.CancelCauseFunc }
 
 func (p *Permit) end(o op) {
 	p.mu.Lock()
@@ -265,6 +267,10 @@ func (p *Permit) lose(cause error) {
 	}
 	p.cause = cause
 	close(p.lost)
+	for _, w := range p.watches {
+		w.cancel(cause)
+	}
+	p.watches = nil
 }
 
 // clamp keeps what the API said within sane bounds; what makes no sense becomes
