@@ -305,3 +305,25 @@ func TestExitCodesOfWhatCannotStart(t *testing.T) {
 		}
 	}
 }
+
+func TestGetAnswersAContainerAboutItself(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		io.WriteString(w, "ok\n")
+	}))
+	defer api.Close()
+	for path, want := range map[string]int{api.URL + "/healthz": exitOK, api.URL + "/nowhere": exitFailed, "http://127.0.0.1:1/": exitFailed, ":": exitUsage} {
+		d := startDemo(t, nil, "get", path)
+		if code := d.end(t); code != want {
+			t.Errorf("get %s: exit code %d, want %d\n%s", path, code, want, d.said.String())
+		}
+		if want == exitOK && d.stdout.String() != "ok\n" {
+			t.Errorf("get %s wrote %q", path, d.stdout.String())
+		}
+	}
+	if code := startDemo(t, nil, "get").end(t); code != exitUsage {
+		t.Errorf("get without a URL: exit code %d", code)
+	}
+}
