@@ -36,7 +36,7 @@ func (c *Coordinator) beat() {
 	var alive time.Duration // from last on, as Redis was told
 	for {
 		every := c.beatInterval()
-		rest := min(every, alive*2/3) // the fleet may have grown since
+		rest := min(every, alive/3) // the fleet may have grown since, and expects this one by then
 		if leases, there := c.renewable(); there && (len(leases) > 0 || time.Since(last) >= rest-tick/2) {
 			if !last.IsZero() {
 				c.ask(every)
