@@ -567,7 +567,7 @@ func TestIdleAccountLeavesNothing_Bottleneck115(t *testing.T) {
 				}
 			}
 		}
-		time.Sleep(time.Hour) // in a fleet of 200 at this limit a worker counts as alive for 40 minutes
+		time.Sleep(20 * time.Minute)
 		if left := r.mini.Keys(); len(left) > 0 {
 			t.Errorf("keys left: %v", left)
 		}
