@@ -25,7 +25,7 @@ func newScriptAccount(name string, limit, slots int) scriptAccount {
 		scriptWorker, limit, minute, 250, 1, limit,
 		1, endpoint, slots, 10 * minute,
 	}}
-	for _, what := range []string{"account", "window", "backoff", "queue", "due"} {
+	for _, what := range []string{"account", "window", "backoff", "queue", "due", "expected"} {
 		a.keys = append(a.keys, prefix+what)
 	}
 	for _, what := range []string{"backoff:", "slots:", "queue:", "due:"} {

@@ -100,6 +100,7 @@ func (k keys) backoff() string             { return k.prefix + "backoff" }
 func (k keys) queue() string               { return k.prefix + "queue" }
 func (k keys) due() string                 { return k.prefix + "due" }
 func (k keys) workers() string             { return k.prefix + "workers" }
+func (k keys) expected() string            { return k.prefix + "expected" }
 func (k keys) timeline() string            { return k.prefix + "timeline" }
 func (k keys) policies() string            { return k.prefix + "policies" }
 func (k keys) backoffOf(e string) string   { return k.prefix + "backoff:" + e }
@@ -110,7 +111,7 @@ func (k keys) job(e, id string) string     { return k.prefix + "job:" + e + ":" 
 func (k keys) wakeChannel(w string) string { return k.prefix + "wake:" + w }
 func (k keys) wakeAll() string             { return k.prefix + "wake" }
 func (k keys) budget() []string {
-	return []string{k.account(), k.window(), k.backoff(), k.queue(), k.due()}
+	return []string{k.account(), k.window(), k.backoff(), k.queue(), k.due(), k.expected()}
 }
 func (k keys) endpoint(e string) []string {
 	return []string{k.backoffOf(e), k.slotsOf(e), k.queueOf(e), k.dueOf(e)}

@@ -36,7 +36,15 @@ const (
 	lastRetry  = 2 * time.Second
 	lastWords  = 200 * time.Millisecond
 
+	// lapse is how late a place in a queue may be claimed (GRACE in account.lua), and
+	// roomy how long it then takes until there is room for the share of who has not.
+	lapse = time.Second
+	roomy = time.Second
+
 	maxPause = 5 * time.Minute
+
+	// coarse is how exact a reset in whole seconds is, at worst (COARSE in account.lua).
+	coarse = 2500 * time.Millisecond
 )
 
 // errResumption is why a worker whose own way to Redis was never cut goes on alone: it
@@ -52,7 +60,12 @@ func (c *Coordinator) lose(err error) {
 		return
 	}
 	c.muted = false
-	c.share.begin(time.Now())
+	now := time.Now()
+	noticed := c.noticed(now)
+	if errors.Is(err, errResumption) {
+		noticed = now // Redis grants nothing to anybody
+	}
+	c.share.begin(now, noticed)
 	for _, l := range c.lanes {
 		if l.placed && (l.gate == GateBackoff || l.gate == GateDrain) {
 			c.share.pause(l.notBefore)
@@ -80,6 +93,25 @@ func (c *Coordinator) lose(err error) {
 	}
 	c.done.Go(c.awaitRedis)
 	c.signal() // the dispatcher may sleep until a time that Redis named
+}
+
+// noticed is when the others have made room for what this worker spends alone, if
+// Redis is there for them: some time after it has let its turn go by, or a heartbeat is
+// overdue. c.mu must be held.
+func (c *Coordinator) noticed(now time.Time) time.Time {
+	missed := c.expected
+	for _, l := range c.lanes {
+		switch {
+		case !l.placed:
+		case l.gate == GatePace || l.gate == GateWindow || l.gate == GateTurn:
+			turn := now
+			if l.notBefore.After(now) {
+				turn = l.notBefore
+			}
+			missed = earlier(missed, turn.Add(lapse))
+		}
+	}
+	return missed.Add(roomy + c.share.emission())
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -124,6 +156,9 @@ func (c *Coordinator) nap(d time.Duration) bool {
 // resume goes on alone, and says what it spends, until all workers have had the
 // time to tell, and then with Redis.
 func (c *Coordinator) resume(left time.Duration) bool {
+	// Who is heard of again must have ended spending alone, unless nobody is granted
+	// anything.
+	c.mute(left <= lastWords)
 	c.markAlive()
 	for left > lastWords {
 		if !c.nap(min(time.Second, left-lastWords)) {
@@ -134,9 +169,7 @@ func (c *Coordinator) resume(left time.Duration) bool {
 			return false
 		}
 	}
-	c.mu.Lock()
-	c.muted = true
-	c.mu.Unlock()
+	c.mute(true)
 	left, err := c.tell(false)
 	if err == nil && !c.nap(left) {
 		return true
@@ -151,6 +184,13 @@ func (c *Coordinator) resume(left time.Duration) bool {
 	c.announceBack()
 	c.away = nil
 	return true
+}
+
+// mute ends spending alone, or lets it go on.
+func (c *Coordinator) mute(muted bool) {
+	c.mu.Lock()
+	c.muted = muted
+	c.mu.Unlock()
 }
 
 // markAlive says that this process lives, so that all workers are counted before
@@ -334,6 +374,9 @@ func (c *Coordinator) heed(f Feedback, now time.Time) {
 	if f.Limit > 0 {
 		c.share.cut(f.Limit)
 	}
+	if f.Remaining >= 0 && f.Reset > coarse {
+		c.share.left, c.share.leftAt, c.share.resets = float64(f.Remaining), now, now.Add(f.Reset)
+	}
 	pause := f.RetryAfter
 	if f.Status == 429 && pause < 0 {
 		pause = max(f.Reset, time.Second)
@@ -357,7 +400,7 @@ func (c *Coordinator) tryAlone(l *lane, now time.Time) (*Permit, error) {
 		refuse.Wait = max(refuse.Wait, lastWords)
 	case refuse.Wait > 0:
 	case c.waiting():
-		refuse.Gate, refuse.Wait = GateTurn, c.share.interval(now)
+		refuse.Gate, refuse.Wait = GateTurn, c.share.interval()
 	case l.slots > 0 && l.used >= c.slotsAlone(l, now):
 		refuse.Gate, refuse.Wait = GateSlots, time.Second
 	default:

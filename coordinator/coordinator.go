@@ -101,6 +101,7 @@ type Coordinator struct {
 	muted    bool      // Redis is back, and about to take over from the own share
 	quiet    time.Time // after Redis has refused: when to tell it the rest
 	enlisted bool      // counts as a worker
+	expected time.Time // by then the others miss this worker if its heartbeats stop
 	closed   bool
 	met      chan struct{} // closed when the first exchange has ended, well or not
 	meet     sync.Once

@@ -20,9 +20,13 @@ const (
 	rarestBeat       = 6 * time.Minute
 )
 
+// overdue is the part of the time for which a worker counts as alive after which it
+// should have been heard of again; renew.lua has the same.
+const overdue = 1.25 / 3
+
 // beat is the heartbeat: it renews all leases of this process in one call, marks
 // it alive, and tells the holders of lost leases. It ticks at a third of the
-// lease TTL.
+// lease TTL, and comes as seldom as the one before has promised.
 func (c *Coordinator) beat() {
 	select {
 	case <-c.met: // so that a process that has just started needs one connection for both
@@ -137,6 +141,7 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 		return err
 	}
 	c.mu.Lock()
+	c.expected = now.Add(time.Duration(float64(alive) * overdue))
 	if reply.born != "" && c.share.born != 0 && reply.born != formatInt(c.share.born) {
 		c.signal()
 		c.lostMemory() // leases are not lost with it: they are told again
@@ -220,6 +225,7 @@ var errWrongType = errors.New("the heartbeat cannot use it")
 func (c *Coordinator) renewArgs(leases []*Permit, alive time.Duration) ([]string, []any) {
 	keys := []string{
 		c.keys.account(), c.keys.workers(), c.keys.backoff(), c.keys.queue(), c.keys.timeline(), c.keys.policies(),
+		c.keys.expected(),
 	}
 	args := append([]any{c.worker, ms(alive)}, c.policyArgs()...)
 	args = append(args, len(c.policy.Endpoints))

@@ -16,6 +16,10 @@ import (
 // at or below what it was at the start + (limit − U − G) ÷ N. The sum over all
 // workers is at most the limit. In the second H it also keeps it at or below
 // limit ÷ N, and from then on at that, for by then everybody does.
+//
+// Redis may be there for the others, who then have the whole limit. So beyond its part
+// of what was free a worker spends nothing until they have noticed its silence, and
+// from then on no faster than the scripts keep room for it: limit ÷ N in H.
 type share struct {
 	policy Policy // with its defaults
 
@@ -40,11 +44,18 @@ type share struct {
 
 	// During an outage.
 	since   time.Time
-	unknown bool    // to others, when it began: they share the budget without this worker
-	base    float64 // bound in the first horizon
+	unknown bool      // to others, when it began: they share the budget without this worker
+	base    float64   // bound in the first horizon
+	part    float64   // of what was free
+	noticed time.Time // until then no more than part is spent
 	next    time.Time
 	spent   int // permits taken in it
 	number  int64
+
+	// What the API's window had left when it said so last, and until when nothing
+	// leaves it.
+	left           float64
+	leftAt, resets time.Time
 }
 
 // A lot is requests of about the same time.
@@ -108,10 +119,10 @@ func (s *share) evict(now time.Time) {
 	}
 }
 
-// begin is the start of an outage.
-func (s *share) begin(now time.Time) {
+// begin is the start of an outage, which others will have noticed by then.
+func (s *share) begin(now, noticed time.Time) {
 	s.evict(now)
-	s.since, s.spent = now, 0
+	s.since, s.noticed, s.spent = now, noticed, 0
 	s.unknown = s.listed.IsZero() || now.After(s.alive) || now.Sub(s.listed) < s.hearing
 	if now.Before(s.blind) {
 		s.used = s.limit // what Redis says is not all that was sent
@@ -123,11 +134,12 @@ func (s *share) begin(now time.Time) {
 	// A bucket in debt, as a pause leaves it, is no room.
 	unheard := math.Max(0, s.credit+s.limit*float64(now.Sub(s.heard))/float64(s.policy.Window)) + 1
 	free := math.Max(0, s.limit-s.used-unheard)
-	s.base = float64(s.own)
+	s.part = 0
 	if n := s.sharing(); n > 0 {
-		s.base += free / float64(n)
+		s.part = free / float64(n)
 	}
-	if next := now.Add(s.interval(now)); next.After(s.next) {
+	s.base = float64(s.own) + s.part
+	if next := now.Add(s.interval()); next.After(s.next) {
 		s.next = next
 	}
 }
@@ -162,18 +174,25 @@ func (s *share) most(now time.Time) float64 {
 }
 
 // interval spreads the share evenly.
-func (s *share) interval(now time.Time) time.Duration {
-	rate := math.Max(s.fair(), s.most(now))
-	if rate < 1e-9 {
-		return s.horizon()
-	}
-	return time.Duration(math.Min(float64(s.policy.Window)/rate, float64(s.horizon())))
+func (s *share) interval() time.Duration {
+	return time.Duration(float64(s.horizon()) / math.Max(1, s.fair()))
+}
+
+// emission is the time in which the fleet spends one request at full pace.
+func (s *share) emission() time.Duration {
+	return time.Duration(float64(s.policy.Window) / math.Max(1, s.limit))
 }
 
 // wait is how long it takes until the next request fits the share; 0: it does now.
 func (s *share) wait(now time.Time) time.Duration {
 	s.evict(now)
 	wait := max(0, s.next.Sub(now))
+	if float64(s.spent)+1 > s.part+1e-9 {
+		wait = max(wait, s.noticed.Sub(now))
+	}
+	if s.full(now) {
+		wait = max(wait, s.resets.Sub(now))
+	}
 	if float64(s.own)+1 <= s.most(now)+1e-9 {
 		return wait
 	}
@@ -189,11 +208,26 @@ func (s *share) wait(now time.Time) time.Duration {
 	return max(wait, room, time.Millisecond)
 }
 
+// full says whether the others may have filled the API's window by now, at their pace:
+// one that resets has no room for a late share before it does. (A busy sliding window
+// gives room back all the time, and its resets are too near to be told.)
+func (s *share) full(now time.Time) bool {
+	if !now.Before(s.resets) || s.workers == 0 {
+		return false
+	}
+	others := (s.limit - s.fair()) * float64(now.Sub(s.leftAt)) / float64(s.policy.Window)
+	return s.left-others < 1
+}
+
 // take spends one request; wait has said 0.
 func (s *share) take(now time.Time) {
-	interval := s.interval(now)
-	if behind := now.Add(-interval); s.next.Before(behind) {
-		s.next = behind // lateness is made good, by one request at most
+	interval := s.interval()
+	behind := now.Add(-interval) // lateness is made good, by one request at most
+	if s.noticed.After(behind) && !s.noticed.After(now) {
+		behind = s.noticed
+	}
+	if s.next.Before(behind) {
+		s.next = behind
 	}
 	s.next = s.next.Add(interval)
 	s.spent++

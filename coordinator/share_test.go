@@ -57,7 +57,7 @@ func TestSharesTogetherFitTheLimit(t *testing.T) {
 		for now.Before(start.Add(4 * horizon)) {
 			for i, s := range fleet {
 				if !begun[i] && !now.Before(noticed[i]) {
-					s.begin(now)
+					s.begin(now, now)
 					begun[i] = true
 				}
 				if begun[i] && s.wait(now) == 0 {
@@ -94,7 +94,7 @@ func TestBucketInDebtIsNoRoomInTheShare(t *testing.T) {
 	s.add(now, 30, 0)
 	s.hear(budget{limit: 120, own: 120, credit: -9, workers: 4}, now)
 	s.list(now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
-	s.begin(now)
+	s.begin(now, now)
 	if at := now.Add(30 * time.Second); s.wait(at) == 0 {
 		t.Errorf("may send %v more though the window is full", s.most(at)-30)
 	}
@@ -103,7 +103,7 @@ func TestBucketInDebtIsNoRoomInTheShare(t *testing.T) {
 func TestShareOfUnknownFleetIsNothing(t *testing.T) {
 	now := time.Now()
 	s := &share{policy: Policy{Limit: 100}.WithDefaults()}
-	s.begin(now)
+	s.begin(now, now)
 	if s.wait(now.Add(10*time.Minute)) == 0 {
 		t.Error("spends although nobody knows how many share")
 	}
@@ -114,7 +114,7 @@ func TestUnsentRequestOfTheShareComesBack(t *testing.T) {
 	s := &share{policy: Policy{Limit: 2, Headroom: 1}.WithDefaults()}
 	s.hear(budget{limit: 2, workers: 1}, now)
 	s.list(now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
-	s.begin(now)
+	s.begin(now, now)
 	at := now.Add(time.Hour)
 	s.take(at)
 	s.untake(at, true)
@@ -139,5 +139,62 @@ func TestAnAccountThatKnowsNoWorkersChangesNothing(t *testing.T) {
 	s.hear(budget{limit: 60, born: 1}, now)
 	if s.workers != 4 {
 		t.Errorf("%d workers, want the 4 that the heartbeat told", s.workers)
+	}
+}
+
+// Redis may be there for the others: beyond its part of what was free, a worker spends
+// nothing before they have noticed, and from then on no faster than its share grows in
+// the scripts, whatever it had spent before.
+func TestAShareIsSpentAsTheOthersMakeRoomForIt(t *testing.T) {
+	start := time.Now()
+	s := &share{policy: Policy{Limit: 60, Headroom: 1}.WithDefaults()}
+	for i := range 40 {
+		s.add(start.Add(time.Duration(i)*time.Second), 1, 0)
+	}
+	now := start.Add(59 * time.Second)
+	s.hear(budget{limit: 60, own: 51, workers: 4}, now) // 8 are free, but for the next one
+	s.list(now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
+	noticed := now.Add(10 * time.Second)
+	s.begin(now, noticed)
+	at, before := now, 0
+	for ; at.Before(now.Add(50 * time.Second)); at = at.Add(50 * time.Millisecond) {
+		if s.wait(at) == 0 {
+			s.take(at)
+		}
+		if at.Before(noticed) {
+			before = s.spent
+		}
+		if most := 2 + 1 + 15*max(0, at.Sub(noticed).Seconds())/60.25; float64(s.spent) > most {
+			t.Fatalf("%d spent after %v, want %.1f at most", s.spent, at.Sub(now), most)
+		}
+	}
+	if before != 2 || s.spent < 11 {
+		t.Errorf("%d spent before the others have noticed and %d in all, want a fourth of what was free, 2, and its share, 15 in a minute", before, s.spent)
+	}
+}
+
+// An API that says how little is left until its window resets is believed, for others
+// send as well.
+func TestAFullWindowIsLeftAloneUntilItResets(t *testing.T) {
+	now := time.Now()
+	c := &Coordinator{share: share{policy: Policy{Limit: 60, Headroom: 1}.WithDefaults()}}
+	s := &c.share
+	s.hear(budget{limit: 60, workers: 4}, now)
+	s.list(now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
+	s.begin(now, now)
+	at := now.Add(10 * time.Second)
+	f := NoFeedback
+	f.Status, f.Limit, f.Remaining, f.Reset = 200, 60, 4, 20*time.Second
+	c.heed(f, at)
+	if wait := s.wait(at.Add(2 * time.Second)); wait != 0 {
+		t.Errorf("waits %v, though the others have sent 2 of the 4 at most", wait)
+	}
+	if wait := s.wait(at.Add(5 * time.Second)); wait != 15*time.Second {
+		t.Errorf("waits %v, want 15 s, until the reset: the others may have taken what was left", wait)
+	}
+	f.Reset = 2 * time.Second // a sliding window, in which something leaves all the time
+	c.heed(f, at)
+	if wait := s.wait(at.Add(20 * time.Second)); wait != 0 {
+		t.Errorf("waits %v after the reset", wait)
 	}
 }

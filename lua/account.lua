@@ -28,6 +28,7 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
   spent         what the API had counted by then in its window, the permits that
                 it may have missed included
   reset_ms      until when nothing leaves the API's window, as it said; 0: unknown
+  told_ms       when it said so first
   rolling_ms    when it was last seen to put that off (0: never): then it tells
                 nothing
   probe_ms      after a 429: from when on one request may find out whether the
@@ -42,6 +43,9 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
   reborn_ms     when a worker said so: until all have had a heartbeat to tell which
                 slots are taken, none is given
   workers       how many workers were alive at the last heartbeat of any
+  overdue_ms    the earliest instant by which a worker should have been heard of,
+                before now or still to come; 0: unknown
+  silent        how many workers were overdue at the last exchange
   rejected      429s that the API has said since the account was created
   drain:<worker>  until when an operator keeps this worker from new permits
   policies      how many different policies the live workers have; above 1 the
@@ -56,6 +60,7 @@ local LATE = 400           -- how much later than foreseen those come who are no
 local RESUMPTION = 5000    -- after Redis was away: time for all workers to tell what they spent
 local AWAY = 'Redis was away'
 local LONGEST_BEAT = 60000 -- after which all who hold slots have told so, once Redis has forgotten it
+local LOST = 10000         -- for how long a worker is silent that may be cut off for good
 local IDLE_TTL = 600000    -- an idle account disappears after this time
 local BUCKETS = 512        -- buckets per window of the ring of grants
 local DOUBT = 2            -- standard deviations of strangers for which the reserve is enough
@@ -70,15 +75,15 @@ local FIELDS = {
   'tat_ms', 'seq', 'own', 'left_seq', 'open_from_ms', 'open_last_ms', 'open_n', 'oldest_ms',
   'reported', 'foreign', 'foreign_ms', 'stranger', 'stranger_ms', 'observed_seq',
   'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms', 'born_ms', 'workers',
-  'doubtful', 'spent', 'reset_ms', 'rolling_ms',
-  'reborn_ms', 'rejected', 'policies', 'drain:' .. ARGV[1],
+  'doubtful', 'spent', 'reset_ms', 'told_ms', 'rolling_ms',
+  'reborn_ms', 'rejected', 'policies', 'silent', 'overdue_ms', 'drain:' .. ARGV[1],
 }
 
 -- Those that are written down without decimals.
 local COUNTS = {
   seq = true, own = true, left_seq = true, open_n = true, reported = true, foreign = true,
   observed_seq = true, tight = true, epoch = true, strikes = true, born_ms = true, rejected = true,
-  spent = true, workers = true, policies = true,
+  spent = true, workers = true, policies = true, silent = true,
 }
 
 local function clock()
@@ -325,13 +330,28 @@ local function reserve(a, p, now)
   return math.min(r, usable(a, p) / 10)
 end
 
+-- silence is kept free for workers that should have been heard of and were not: they
+-- may live, cut off from Redis, and spend their own shares, which the headers show late.
+-- For each it is a request, and what its part of the budget has come to since.
+local function silence(a, p, now)
+  if a.silent == 0 then return 0 end
+  local fair = usable(a, p) / math.max(1, a.workers)
+  return a.silent * math.min(fair, 1 + fair * (now - a.overdue_ms) / p.horizon)
+end
+
+-- others is what is left to others: to strangers, and to silent workers, whose use the
+-- headers show as strangers'.
+local function others(a, p, now)
+  return math.max(a.foreign + reserve(a, p, now), silence(a, p, now))
+end
+
 -- until_reset is what the API's window still has room for until the instant at which
 -- it said that something leaves it, if strangers use the key: a resetting window frees
 -- nothing before, whatever has become older than its length. In a busy sliding window
 -- that instant is never far, and the headers tell it in whole seconds: then it is of
--- no use.
+-- no use, unless it was told long before.
 local function until_reset(a, p, now, rate)
-  if now >= a.reset_ms or a.reset_ms - a.foreign_ms <= COARSE then return math.huge end
+  if now >= a.reset_ms or a.reset_ms - a.told_ms <= COARSE then return math.huge end
   if a.rolling_ms > 0 and now - a.rolling_ms <= 2 * p.window then return math.huge end
   local since = math.max(0, a.seq - a.observed_seq)
   local coming = unseen(a, p, now, rate)
@@ -340,7 +360,7 @@ end
 
 -- budget is what the fleet may spend in a window.
 local function budget(a, p, now)
-  return math.max(0, math.floor(usable(a, p) - a.foreign - reserve(a, p, now)))
+  return math.max(0, math.floor(usable(a, p) - others(a, p, now)))
 end
 
 -- room is how many more requests no window of the API can object to. Once a pause
@@ -348,7 +368,7 @@ end
 -- and bring fresh news, and if it brings none, another after PROBE.
 local function room(a, p, now)
   local left = usable(a, p) - a.own
-  local free = left - a.foreign - reserve(a, p, now)
+  local free = left - others(a, p, now)
   local rate = strangers(a, p, now)
   if rate > 0 then free = math.min(free, until_reset(a, p, now, rate)) end
   free = math.floor(free)

@@ -51,17 +51,32 @@ local function call_head(queue, due)
   if head and (not at or number(at) > now + IDLE_TTL) then tell(KEYS, due, head, now, 0) end
 end
 
--- Gate 5, turns: of a capacity, how much may this place take? One permit is owed
--- to each place ahead; one is mine; more only beyond one for everybody.
-local function turn_gate(queue, due, place, score, wanted, capacity)
+-- lapse ends the places whose owners did not come when they were told to, and returns
+-- how many are left. Those owners may be cut off, and go on alone.
+local function lapse(queue, due, place)
   local length = redis.call('ZCARD', queue)
-  if length == 0 then return math.min(wanted, capacity), 0, false end
-  for _, late in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', ms(now - GRACE), 'LIMIT', 0, 100)) do
-    if late ~= place then
-      length = length - redis.call('ZREM', queue, late)
-      redis.call('ZREM', due, late)
+  if length == 0 then return 0 end
+  local late = redis.call('ZRANGEBYSCORE', due, '-inf', ms(now - GRACE), 'WITHSCORES', 'LIMIT', 0, 100)
+  local missed = {}
+  for i = 1, #late, 2 do
+    if late[i] ~= place then
+      length = length - redis.call('ZREM', queue, late[i])
+      redis.call('ZREM', due, late[i])
+      local owner = string.match(late[i], '^%S+')
+      if owner and owner ~= worker then
+        missed[#missed + 1] = ms(number(late[i + 1]) + GRACE)
+        missed[#missed + 1] = owner
+      end
     end
   end
+  overdue(missed)
+  return length
+end
+
+-- Gate 5, turns: of a capacity, how much may this place take? One permit is owed
+-- to each place ahead; one is mine; more only beyond one for everybody.
+local function turn_gate(queue, due, length, place, score, wanted, capacity)
+  if length == 0 then return math.min(wanted, capacity), 0, false end
   local mine = redis.call('ZSCORE', queue, place)
   local ahead
   if mine and tonumber(mine) <= score then
@@ -100,6 +115,15 @@ local function take_slots(e, granted)
   end
   redis.call('ZADD', key_of(e, SLOTS), unpack(leases))
   keep_key(key_of(e, SLOTS), lease_ttl_of(e) + GRACE)
+end
+
+-- suspect: who is silent for long, while others are served, may live and be cut off for
+-- long. Once it counts as dead it is a stranger, and the headers of a resetting window
+-- show that towards its end.
+local function suspect()
+  if a.silent == 0 or now - a.overdue_ms <= LOST then return end
+  local shares = a.silent * usable(a, policy) / a.workers
+  a.stranger, a.stranger_ms = math.max(strangers(a, policy, now), shares), now
 end
 
 -- which_gate says which gate kept permits back.
@@ -150,6 +174,10 @@ local function admit(replies, e, wanted, head_start, waits_since, may_queue)
   if waits_since > 0 then since = math.max(now - IDLE_TTL, math.min(now, waits_since)) end
   local score = since - head_start
 
+  -- Who is silent is known before the window is looked at.
+  local length = lapse(KEYS[4], KEYS[5], place)
+  local slot_length = e > 0 and lapse(queue, due, place) or 0
+
   local account_paused, endpoint_paused = backoff_gate(e)
   local paused = math.max(account_paused, endpoint_paused)
   local paced = pace_gate(account_paused)
@@ -158,11 +186,11 @@ local function admit(replies, e, wanted, head_start, waits_since, may_queue)
 
   local capacity = math.max(0, math.min(paced, windowed))
   if paused > 0 then capacity = 0 end
-  local granted, budget_ahead, budget_mine = turn_gate(KEYS[4], KEYS[5], place, score, wanted, capacity)
+  local granted, budget_ahead, budget_mine = turn_gate(KEYS[4], KEYS[5], length, place, score, wanted, capacity)
   local slot_ahead, slot_mine = 0, false
   if e > 0 then
     local of_slots
-    of_slots, slot_ahead, slot_mine = turn_gate(queue, due, place, score, wanted, math.max(0, free))
+    of_slots, slot_ahead, slot_mine = turn_gate(queue, due, slot_length, place, score, wanted, math.max(0, free))
     granted = math.min(granted, of_slots)
     free = math.min(free - slot_ahead, of_slots)
   end
@@ -178,6 +206,7 @@ local function admit(replies, e, wanted, head_start, waits_since, may_queue)
     count_in(a, policy, KEYS[2], now, granted)
     a.seq = a.seq + granted
     if e > 0 then take_slots(e, granted) end
+    suspect()
   end
 
   if windowed < wanted and may_queue then set_tight(a, policy, now, 1) end

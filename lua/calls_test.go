@@ -68,7 +68,7 @@ type admission struct {
 }
 
 func (s *server) budgetKeys() []string {
-	return []string{s.prefix + "account", s.prefix + "window", s.prefix + "backoff", s.prefix + "queue", s.prefix + "due"}
+	return []string{s.prefix + "account", s.prefix + "window", s.prefix + "backoff", s.prefix + "queue", s.prefix + "due", s.prefix + "expected"}
 }
 
 func (s *server) endpointKeys(name string) []string {
@@ -136,11 +136,11 @@ type settlement struct {
 	born     int64
 }
 
-// jobs are the names of the jobs in tests; key 5+4*endpoints+1+i of exchange.lua is
+// jobs are the names of the jobs in tests; key 6+4*endpoints+1+i of exchange.lua is
 // job i of the last endpoint.
 var jobs = []string{"job-1", "job-2"}
 
-func jobKey(p limits, job int) int { return 5 + 4*len(p.endpoints) + 1 + job }
+func jobKey(p limits, job int) int { return 6 + 4*len(p.endpoints) + 1 + job }
 
 func (s *server) exchangeCall(p limits, worker string, ops []any) ([]string, []any) {
 	keys := s.budgetKeys()
@@ -175,7 +175,7 @@ type held struct {
 }
 
 func (s *server) renewCall(p limits, worker string, alive float64, leases []held) ([]string, []any) {
-	keys := []string{s.prefix + "account", s.prefix + "workers", s.prefix + "backoff", s.prefix + "queue", s.prefix + "timeline", s.prefix + "policies"}
+	keys := []string{s.prefix + "account", s.prefix + "workers", s.prefix + "backoff", s.prefix + "queue", s.prefix + "timeline", s.prefix + "policies", s.prefix + "expected"}
 	args := append([]any{worker, alive}, p.args()...)
 	args = append(args, len(p.endpoints))
 	for _, e := range p.endpoints {

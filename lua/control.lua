@@ -7,6 +7,7 @@ KEYS  1 fleetlimit:{<account>}:account
       3 fleetlimit:{<account>}:backoff
       4 fleetlimit:{<account>}:queue
       5 fleetlimit:{<account>}:due
+      6 fleetlimit:{<account>}:expected
   then four for each endpoint of the account
         fleetlimit:{<account>}:backoff:<endpoint>
         fleetlimit:{<account>}:slots:<endpoint>
@@ -44,7 +45,7 @@ local function arg(i) return ARGV[3 + endpoints + i] end
 
 sharded = nil
 local BACKOFF, SLOTS, QUEUE, DUE = 1, 2, 3, 4
-local function key_of(e, what) return KEYS[5 + 4 * (e - 1) + what] end
+local function key_of(e, what) return KEYS[6 + 4 * (e - 1) + what] end
 
 -- The policy is what the last heartbeat wrote down; without one nobody waits.
 local written = redis.call('HMGET', KEYS[1], 'limit', 'window_ms', 'jitter_ms', 'headroom', 'burst')

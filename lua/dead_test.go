@@ -190,9 +190,10 @@ func TestTwentyThousandWorkersThatDieAtOnceAreBuriedByTheHundred_Bottleneck115(t
 	g := &graveyard{t, s, inFleet(t, s)}
 	before := g.survive()
 	alone, _ := g.bury("survivor", 10, time.Second)
-	// Of a dead place its name is read, and it is removed from its queue and from the
-	// list of who is due: seven for each of a hundred, in two queues.
-	most := alone + 2*7*100 + 100
+	// Of a dead place its name and its time are read, it is removed from its queue and from
+	// the list of who is due, and its owner is overdue: ten for each of a hundred, in two
+	// queues. Of those that have been overdue for long the names are read and removed.
+	most := alone + 2*10*100 + 2*100 + 100
 	if touched, _ := g.bury("dead-#", 20_000, 50*time.Microsecond); touched > most {
 		t.Errorf("a call touches %d while 20,000 workers come, want %d at most", touched, most)
 	}

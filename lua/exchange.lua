@@ -8,6 +8,8 @@ KEYS  1 fleetlimit:{<account>}:account     hash, see account.lua
       3 fleetlimit:{<account>}:backoff     hash, the account's pause
       4 fleetlimit:{<account>}:queue       zset, places waiting for budget
       5 fleetlimit:{<account>}:due         zset, when they were told to come
+      6 fleetlimit:{<account>}:expected    zset, workers by when they are to be heard
+                                           of at the latest
   then four for each endpoint that the operations name
         fleetlimit:{<account>}:backoff:<endpoint>
         fleetlimit:{<account>}:slots:<endpoint>   zset, leases by expiry
@@ -44,7 +46,8 @@ ARGV  1 worker
       sharded                           the server is a cluster: wake-ups go by
                                         sharded pub/sub. It comes first
       knew    <birth>                   the account that this worker knew
-      resume  <outage ms>               Redis was away for this worker: unless it
+      resume  <outage ms>               Redis was away for this worker, which goes on
+                                        alone until its next exchange: unless Redis
                                         was there for others, all workers now get
                                         the time to tell what they spent
       said    <e> <number> <admitted ms> <base> <epoch> <status> <limit>
@@ -69,7 +72,7 @@ Reply: array of strings
       5 the account's birth
       6 own requests in the window
       7 what the fleet may spend in a window: the limit in force, less strangers
-        and the reserve for them
+        and the reserve for them and for silent workers
       8 content of the pace bucket, permits
       9 workers alive
      10 strangers' requests in the window, as last seen

@@ -85,13 +85,28 @@ local function reserve(a, p, now)
   return math.min(r, usable(a, p) / 10)
 end
 
+-- silence is kept free for workers that should have been heard of and were not: they
+-- may live, cut off from Redis, and spend their own shares, which the headers show late.
+-- For each it is a request, and what its part of the budget has come to since.
+local function silence(a, p, now)
+  if a.silent == 0 then return 0 end
+  local fair = usable(a, p) / math.max(1, a.workers)
+  return a.silent * math.min(fair, 1 + fair * (now - a.overdue_ms) / p.horizon)
+end
+
+-- others is what is left to others: to strangers, and to silent workers, whose use the
+-- headers show as strangers'.
+local function others(a, p, now)
+  return math.max(a.foreign + reserve(a, p, now), silence(a, p, now))
+end
+
 -- until_reset is what the API's window still has room for until the instant at which
 -- it said that something leaves it, if strangers use the key: a resetting window frees
 -- nothing before, whatever has become older than its length. In a busy sliding window
 -- that instant is never far, and the headers tell it in whole seconds: then it is of
--- no use.
+-- no use, unless it was told long before.
 local function until_reset(a, p, now, rate)
-  if now >= a.reset_ms or a.reset_ms - a.foreign_ms <= COARSE then return math.huge end
+  if now >= a.reset_ms or a.reset_ms - a.told_ms <= COARSE then return math.huge end
   if a.rolling_ms > 0 and now - a.rolling_ms <= 2 * p.window then return math.huge end
   local since = math.max(0, a.seq - a.observed_seq)
   local coming = unseen(a, p, now, rate)
@@ -100,7 +115,7 @@ end
 
 -- budget is what the fleet may spend in a window.
 local function budget(a, p, now)
-  return math.max(0, math.floor(usable(a, p) - a.foreign - reserve(a, p, now)))
+  return math.max(0, math.floor(usable(a, p) - others(a, p, now)))
 end
 
 -- room is how many more requests no window of the API can object to. Once a pause
@@ -108,7 +123,7 @@ end
 -- and bring fresh news, and if it brings none, another after PROBE.
 local function room(a, p, now)
   local left = usable(a, p) - a.own
-  local free = left - a.foreign - reserve(a, p, now)
+  local free = left - others(a, p, now)
   local rate = strangers(a, p, now)
   if rate > 0 then free = math.min(free, until_reset(a, p, now, rate)) end
   free = math.floor(free)
@@ -149,7 +164,7 @@ end
 local NUMBERS = {
   'tat_ms', 'seq', 'own', 'open_last_ms', 'oldest_ms', 'reported', 'foreign', 'foreign_ms',
   'stranger', 'stranger_ms', 'observed_seq', 'tight', 'epoch', 'strikes', 'probe_ms', 'born_ms',
-  'workers', 'rejected', 'doubtful', 'spent', 'reset_ms', 'rolling_ms',
+  'workers', 'rejected', 'doubtful', 'spent', 'reset_ms', 'told_ms', 'rolling_ms', 'silent', 'overdue_ms',
 }
 
 -- ring is the closed buckets of grants as {last_ms, count}, where they may be read.
@@ -176,6 +191,7 @@ local function load(h, p, buckets)
   end
   if now - a.foreign_ms > p.horizon then a.foreign = 0 end
   a.reset_ms, a.rolling_ms = math.min(a.reset_ms, now + p.window), math.min(a.rolling_ms, now)
+  if a.overdue_ms > now then a.silent = 0 end
   return a
 end
 
@@ -237,7 +253,7 @@ local function account(key)
   local a = load(h, p, buckets)
   local free, probing = room(a, p, now)
   answer.limit, answer.used, answer.foreign = usable(a, p), a.own, a.foreign
-  answer.reserve, answer.budget = math.ceil(reserve(a, p, now)), budget(a, p, now)
+  answer.reserve, answer.budget = math.ceil(others(a, p, now) - a.foreign), budget(a, p, now)
   answer.room, answer.probing = math.max(0, free), probing
   answer.window_wait_ms = whole(window_wait(a, p, buckets))
   answer.interval_ms = emission_interval(a, p, now)

@@ -25,6 +25,7 @@ type model struct {
 	returned  []int64   // those that were never sent
 	full      float64   // instant at which the pace bucket is full
 	paceKnown bool      // no stranger has changed the pace
+	silence   bool      // workers may be silent, so that less is granted
 	queued    bool      // somebody has a place in a queue: grants depend on turns
 	setBack   bool      // a jump of the clock has made the log's instants uncertain
 
@@ -239,7 +240,7 @@ func (m *model) admit(f fails, a ask, r admission) {
 		upper = max(upper, min(a.n, m.usable()-exact, 1))
 	}
 	lower := min(a.n, m.usable()-most-int(m.foreign))
-	if m.paceKnown {
+	if m.paceKnown && !m.silence {
 		upper = min(upper, int(math.Floor(m.level(now)+tolerance)))
 		lower = min(lower, int(math.Floor(m.level(now)-tolerance)))
 	}
@@ -251,7 +252,7 @@ func (m *model) admit(f fails, a ask, r admission) {
 	if paused > 0 {
 		upper, lower = 0, 0
 	}
-	if m.queued || stranger || !m.paceKnown {
+	if m.queued || stranger || !m.paceKnown || m.silence {
 		lower = 0
 	}
 	if r.granted > max(0, upper) || r.granted < lower {
@@ -345,6 +346,9 @@ func (m *model) spent(now float64, n int, age float64) {
 	}
 	for range n {
 		m.log = append(m.log, request{at: now - age})
+	}
+	if at := now - age; at <= m.foreignAt-m.jitter && at >= m.foreignAt-m.window+m.jitter {
+		m.foreign = max(0, m.foreign-float64(n)) // it was among what the headers showed
 	}
 	m.last = max(m.last, now-age)
 }

@@ -135,7 +135,7 @@ func (d *duel) renew(t *rapid.T) {
 			lost = append(lost, p.lease)
 		}
 	}
-	alive := rapid.SampledFrom([]float64{0, 30_000, 90_000}).Draw(t, "alive")
+	alive := rapid.SampledFrom([]float64{0, d.alive(), 3 * d.alive()}).Draw(t, "alive")
 	workers, gone := d.s.renew(t, d.p, worker, alive, leases...)
 	if alive > 0 {
 		d.m.kept = d.m.accountTTL()
@@ -146,6 +146,14 @@ func (d *duel) renew(t *rapid.T) {
 	if workers > 3 || alive > 0 && workers < 1 {
 		t.Fatalf("%d workers alive of 3", workers)
 	}
+}
+
+// alive is for how long workers count as alive: long, unless they may be silent.
+func (d *duel) alive() float64 {
+	if d.m.silence {
+		return 30_000
+	}
+	return unmissed / 4
 }
 
 func (d *duel) leave(t *rapid.T) {
@@ -187,7 +195,7 @@ func (d *duel) said(t *rapid.T) {
 
 // inspect: an operator is told what the next admission would find.
 func (d *duel) inspect(t *rapid.T) {
-	d.s.renew(t, d.p, "a", 30_000)
+	d.s.renew(t, d.p, "a", d.alive())
 	keys := []string{d.s.prefix + "account", d.s.prefix + "window"}
 	for _, e := range d.p.endpoints {
 		keys = append(keys, d.s.prefix+"slots:"+e.name)

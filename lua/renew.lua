@@ -16,6 +16,8 @@ KEYS  1 fleetlimit:{<account>}:account
                                            <worker>": until when it counts, for how
                                            long it does after a heartbeat, and who
                                            told it last
+      7 fleetlimit:{<account>}:expected    zset, workers by when they are to be heard
+                                           of at the latest
   then two for each endpoint of the policy
         fleetlimit:{<account>}:slots:<endpoint>
         fleetlimit:{<account>}:queue:<endpoint>
@@ -43,6 +45,7 @@ Reply: array of strings
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + tonumber(t[2]) / 1000
 local IDLE_TTL = 600000
+local OVERDUE = 1.25 / 3 -- of the time for which a worker counts as alive, three heartbeats
 local SAMPLE_EVERY, SAMPLES = 5000, 120 -- the timeline: ten minutes
 local MOST_POLICIES = 50
 
@@ -74,6 +77,31 @@ local function keep_key(key, ttl)
   if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, string.format('%.0f', ttl)) end
 end
 
+-- expect notes by when this worker is to be heard of. One that is expected and does not
+-- live would be waited for for ever.
+local expecting = fits(KEYS[7], 'zset')
+
+local function expect_no_more(workers)
+  if expecting then redis.call('ZREM', KEYS[7], unpack(workers)) end
+end
+
+local function expect()
+  if not expecting then return end
+  if alive > 0 then
+    redis.call('ZADD', KEYS[7], ms(now + alive * OVERDUE), worker)
+    keep_key(KEYS[7], alive + 1000)
+  else
+    redis.call('ZREM', KEYS[7], worker)
+  end
+  if redis.call('ZCARD', KEYS[7]) > redis.call('ZCARD', KEYS[2]) then redis.call('DEL', KEYS[7]) end
+end
+
+-- first_expected is the earliest of those instants; 0: nobody is expected.
+local function first_expected()
+  local first = expecting and redis.call('ZRANGE', KEYS[7], 0, 0, 'WITHSCORES') or {}
+  return first[2] and ms(tonumber(first[2])) or '0'
+end
+
 -- The dead are buried a hundred at a time, so that no heartbeat pays for a
 -- thousand of them.
 local function mark_alive()
@@ -87,7 +115,11 @@ local function mark_alive()
     end
   end
   local dead = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ms(now), 'LIMIT', 0, 100)
-  if #dead > 0 then redis.call('ZREM', KEYS[2], unpack(dead)) end
+  if #dead > 0 then
+    redis.call('ZREM', KEYS[2], unpack(dead))
+    expect_no_more(dead)
+  end
+  expect()
   return redis.call('ZCOUNT', KEYS[2], '(' .. ms(now), '+inf')
 end
 
@@ -204,7 +236,7 @@ end
 -- An expired lease is lost even if nobody has taken the slot yet: its holder
 -- must not learn later than others that it may be taken.
 local function renew(e, lease)
-  local key, ttl = KEYS[5 + 2 * e], tonumber(ARGV[8 + 3 * e])
+  local key, ttl = KEYS[6 + 2 * e], tonumber(ARGV[8 + 3 * e])
   local expiry = redis.call('ZSCORE', key, lease)
   if not expiry then return false end
   if tonumber(expiry) <= now then
@@ -221,7 +253,7 @@ end
 local function waiting()
   local n = 0
   for e = 1, endpoints do
-    if fits(KEYS[6 + 2 * e], 'zset') then n = n + redis.call('ZCARD', KEYS[6 + 2 * e]) end
+    if fits(KEYS[7 + 2 * e], 'zset') then n = n + redis.call('ZCARD', KEYS[7 + 2 * e]) end
   end
   for _, place in ipairs(fits(KEYS[4], 'zset') and redis.call('ZRANGE', KEYS[4], 0, 999) or {}) do
     if string.sub(place, -2) == ' *' then n = n + 1 end
@@ -247,7 +279,7 @@ end
 local lost = {}
 for i = 9 + 3 * endpoints, #ARGV - 1, 2 do
   local e, lease = tonumber(ARGV[i]), ARGV[i + 1]
-  if fits(KEYS[5 + 2 * e], 'zset') and not renew(e, lease) then lost[#lost + 1] = lease end
+  if fits(KEYS[6 + 2 * e], 'zset') and not renew(e, lease) then lost[#lost + 1] = lease end
 end
 local there, told = fits(KEYS[1], 'hash'), fits(KEYS[6], 'hash')
 local workers = fits(KEYS[2], 'zset') and mark_alive() or 0
@@ -262,7 +294,7 @@ if there then
     publish_policy(p)
     if fits(KEYS[5], 'list') then sample() end
   end
-  if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'workers', workers) end
+  if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'workers', workers, 'overdue_ms', first_expected()) end
 end
 local reply = {tostring(workers), birth, tostring(p.count), write_policy(p), tostring(#wrong)}
 for _, key in ipairs(wrong) do reply[#reply + 1] = key end

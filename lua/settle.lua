@@ -22,7 +22,7 @@ local function next_number()
 end
 
 local function key_of(e, what)
-  return KEYS[5 + 4 * (e - 1) + what]
+  return KEYS[6 + 4 * (e - 1) + what]
 end
 local BACKOFF, SLOTS, QUEUE, DUE = 1, 2, 3, 4
 
@@ -57,6 +57,41 @@ for e = 1, endpoints do
 end
 local function cap_of(e) return caps[e] end
 local function longest_lease(e) return longest[e] end
+
+-- Silence: the sorted set of the workers by the instant by which they are to be heard
+-- of at the latest, as their heartbeats say. Who lets its turn go by is overdue earlier.
+
+local function count_silent()
+  local first = redis.call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
+  a.overdue_ms, a.silent = number(first[2] or 0), 0
+  if a.overdue_ms == 0 or a.overdue_ms > now then return end
+  a.silent = math.min(redis.call('ZCOUNT', KEYS[6], '-inf', ms(now)), math.max(0, a.workers - 1))
+end
+
+-- overdue notes by when workers should have been heard of, as instant, name, and so on;
+-- of those that count as alive.
+local function overdue(missed)
+  if #missed == 0 then return end
+  redis.call('ZADD', KEYS[6], 'XX', 'LT', unpack(missed))
+  count_silent()
+end
+
+-- muster counts the silent. Who asks is none of them; when it is expected again, its
+-- next heartbeat says. After a window the headers have shown what there is to be seen.
+local function muster()
+  if a.overdue_ms == 0 or a.overdue_ms > now then
+    a.silent = 0
+    return
+  end
+  local mine = redis.call('ZSCORE', KEYS[6], worker)
+  if mine and number(mine) <= now then redis.call('ZADD', KEYS[6], ms(now + IDLE_TTL), worker) end
+  if now - a.overdue_ms > policy.horizon then
+    local lost = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', ms(now - policy.horizon), 'LIMIT', 0, 100)
+    if #lost > 0 then redis.call('ZREM', KEYS[6], unpack(lost)) end
+  end
+  count_silent()
+end
+muster()
 
 -- Leases
 
@@ -175,13 +210,21 @@ local function count_from_now(seq)
   count_in(a, policy, KEYS[2], now, 1)
 end
 
--- spent counts what was sent while Redis was away.
+-- spent counts what was sent while Redis was away. What the headers have shown of it
+-- was taken to be strangers'.
 local function spent(count, age)
   count, age = math.min(number(count), LIMIT_CEILING), math.max(0, age)
-  if count >= 1 and age < policy.horizon then count_past(a, policy, KEYS[2], now - age, count) end
+  if count < 1 or age >= policy.horizon then return end
+  local at = now - age
+  count_past(a, policy, KEYS[2], at, count)
+  if at <= a.foreign_ms - policy.jitter and at >= a.foreign_ms - policy.window + policy.jitter then
+    a.foreign, a.stranger = math.max(0, a.foreign - count), math.max(0, a.stranger - count)
+  end
 end
 
+-- resume: this worker spends alone until it is heard of without this.
 local function resume(outage)
+  overdue({ms(now), worker})
   if resumption_left(KEYS[3], now) > 0 or a.open_last_ms > now - outage + 1000 then return end
   calm = false
   resumption(a, policy, KEYS, now, RESUMPTION, worker)
@@ -215,6 +258,7 @@ local function observe_reset(reset)
   end
   local at = now + math.min(reset, policy.window)
   if at > a.reset_ms + COARSE and now + COARSE < a.reset_ms then a.rolling_ms = now end
+  if at > a.reset_ms + COARSE or now >= a.reset_ms or at < a.reset_ms - COARSE then a.told_ms = now end
   if at < a.reset_ms or at > a.reset_ms + COARSE or now >= a.reset_ms then a.reset_ms = at end
 end
 

@@ -97,6 +97,15 @@ func RedisAway(at, length time.Duration) Event {
 	}}
 }
 
+// CutOff makes Redis unreachable for one process for a while, and for whichever takes
+// its place meanwhile.
+func CutOff(at, length time.Duration, process int) Event {
+	return Event{at, func(w *World) {
+		w.cutOff(process, 1)
+		w.at(length, func() { w.cutOff(process, -1) })
+	}}
+}
+
 // RedisFlushed lets Redis forget everything, as a restart without persistence does.
 func RedisFlushed(at time.Duration) Event {
 	return Event{at, func(w *World) { w.Redis.FlushAll() }}

@@ -66,6 +66,15 @@ func (l *link) cut(cause error) {
 	}
 }
 
+// set makes the link passable, or not.
+func (l *link) set(open bool) {
+	if open {
+		l.mend()
+	} else {
+		l.cut(errRefused)
+	}
+}
+
 func (l *link) mend() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

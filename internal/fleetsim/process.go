@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,12 +72,8 @@ func (w *World) startProcess(number, life int) {
 
 	w.mu.Lock()
 	w.processes[number] = p
-	if w.redisAway {
-		p.redis.cut(errRefused)
-	}
-	if w.apiAway {
-		p.api.cut(errRefused)
-	}
+	w.wireRedis(p)
+	p.api.set(!w.apiAway)
 	w.mu.Unlock()
 	for i, load := range w.scenario.Fleet.Loads {
 		w.running.Go(func() {
@@ -119,42 +114,33 @@ func (w *World) crash(number int, restartAfter time.Duration) {
 	w.at(restartAfter, func() { w.startProcess(number, p.Life+1) })
 }
 
-// eachLink calls f for one link of every process, and keeps away from processes
-// that start meanwhile.
-func (w *World) eachLink(which func(*Process) *link, f func(*link)) {
+func (w *World) setRedisAway(away bool) {
 	w.mu.Lock()
-	processes := slices.Clone(w.processes)
-	w.mu.Unlock()
-	for _, p := range processes {
-		f(which(p))
+	defer w.mu.Unlock()
+	w.redisAway = away
+	for _, p := range w.processes {
+		w.wireRedis(p)
 	}
 }
 
-func redisLink(p *Process) *link { return p.redis }
-func apiLink(p *Process) *link   { return p.api }
-
-func (w *World) setRedisAway(away bool) {
+// cutOff counts by one more, or less, what keeps a process from Redis alone.
+func (w *World) cutOff(number, by int) {
 	w.mu.Lock()
-	w.redisAway = away
-	w.mu.Unlock()
-	w.setAway(redisLink, away)
+	defer w.mu.Unlock()
+	w.cuts[number] += by
+	w.wireRedis(w.processes[number])
 }
+
+// wireRedis makes a process's way to Redis what it should be. w.mu must be held.
+func (w *World) wireRedis(p *Process) { p.redis.set(!w.redisAway && w.cuts[p.Number] == 0) }
 
 func (w *World) setAPIAway(away bool) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.apiAway = away
-	w.mu.Unlock()
-	w.setAway(apiLink, away)
-}
-
-func (w *World) setAway(which func(*Process) *link, away bool) {
-	w.eachLink(which, func(l *link) {
-		if away {
-			l.cut(errRefused)
-		} else {
-			l.mend()
-		}
-	})
+	for _, p := range w.processes {
+		p.api.set(!away)
+	}
 }
 
 // counter counts the commands that a process sends to Redis.

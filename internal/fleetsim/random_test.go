@@ -126,7 +126,7 @@ func (s *story) drawEvent(t *rapid.T) {
 		s.deaf += deaf
 		s.happens("at %v "+format, append([]any{at}, args...)...)
 	}
-	switch rapid.IntRange(0, 10).Draw(t, "event") {
+	switch rapid.IntRange(0, 12).Draw(t, "event") {
 	case 0, 1:
 		process, again := rapid.IntRange(0, s.Fleet.Processes-1).Draw(t, "process"), drawMillis(t, 1, 60_000, "again")
 		s.crashes, s.killed = true, append(s.killed, at)
@@ -167,6 +167,9 @@ func (s *story) drawEvent(t *rapid.T) {
 		s.alone, s.lowered = false, append(s.lowered, at)
 		s.slowest = min(s.slowest, 0.5)
 		add(SetLimit(at, limit), 2*time.Minute, "the limit becomes %d", limit)
+	case 11, 12: // for less than its leases last
+		process, length := rapid.IntRange(0, s.Fleet.Processes-1).Draw(t, "process"), drawMillis(t, 1, 25_000, "cut")
+		add(CutOff(at, length, process), length+20*time.Second, "process %d is cut off from Redis for %v", process, length)
 	}
 }
 

@@ -38,6 +38,7 @@ type World struct {
 	mu        sync.Mutex
 	processes []*Process
 	redisAway bool
+	cuts      map[int]int // by number: what keeps a process from Redis alone
 	apiAway   bool
 	crashes   []Crashed
 	calls     []Call
@@ -60,7 +61,7 @@ func Run(t testing.TB, s Scenario, strategy Strategy) Result {
 	w := &World{
 		Upstream: upstream, Redis: miniredis.NewMiniRedis(),
 		t: t, scenario: s, strategy: strategy, start: time.Now(),
-		jobs: make(map[string]*job), shared: make(map[string]any),
+		jobs: make(map[string]*job), cuts: make(map[int]int), shared: make(map[string]any),
 	}
 	w.Redis.ClockTTL(true)
 	w.observer = redis.NewClient(&redis.Options{
@@ -91,6 +92,7 @@ func Run(t testing.TB, s Scenario, strategy Strategy) Result {
 	r.TotalUtilization += r.Utilization
 	w.running.Wait()
 	w.setAPIAway(false)
+	clear(w.cuts)
 	w.setRedisAway(false)
 	w.end(&r)
 	w.summarise(&r)
