@@ -50,7 +50,7 @@ func FuzzParseAnswer(f *testing.F) {
 		now := time.Unix(1_800_000_000, 0)
 		s := share{policy: p}
 		s.hear(r.budget, now)
-		s.begin(now)
+		s.begin(now, now)
 		end, spent := now.Add(3*s.horizon()), []time.Duration(nil)
 		for at := now; at.Before(end) && len(spent) <= 4*p.Limit; {
 			wait := s.wait(at)
