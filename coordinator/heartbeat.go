@@ -162,7 +162,7 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 		c.share.count(reply.workers, now)
 	}
 	if reply.workers > 0 {
-		c.share.list(now, alive, alive/3+c.policy.LeaseTTL/3)
+		c.share.list(reply.workers, now, alive, alive/3+c.policy.LeaseTTL/3)
 	}
 	c.obey(reply.strictest)
 	c.mu.Unlock()

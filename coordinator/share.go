@@ -33,6 +33,7 @@ type share struct {
 	alive   time.Time     // until when this worker is counted among them, as Redis was last told
 	listed  time.Time     // since when it has been, without a gap; zero: never yet
 	hearing time.Duration // how long it can take until all others have heard of it
+	first   bool          // it was alone then: who came later waits for it to hear of them
 	born    int64         // the account's birth
 	knew    int64         // the birth of an account that Redis has forgotten; 0: none
 	blind   time.Time     // until then Redis does not know all that it forgot
@@ -91,11 +92,11 @@ func (s *share) count(workers int, now time.Time) {
 	s.workers = workers
 }
 
-// list notes that Redis counts this worker as alive from now on for a while. The
-// others hear of it with their next heartbeats.
-func (s *share) list(now time.Time, alive, hearing time.Duration) {
+// list notes that Redis counts this worker as alive from now on for a while, one of so
+// many. The others hear of it with their next heartbeats, if there are others.
+func (s *share) list(workers int, now time.Time, alive, hearing time.Duration) {
 	if s.listed.IsZero() || now.After(s.alive) {
-		s.listed = now
+		s.listed, s.first = now, workers == 1
 	}
 	s.alive, s.hearing = now.Add(alive), hearing
 }
@@ -123,7 +124,7 @@ func (s *share) evict(now time.Time) {
 func (s *share) begin(now, noticed time.Time) {
 	s.evict(now)
 	s.since, s.noticed, s.spent = now, noticed, 0
-	s.unknown = s.listed.IsZero() || now.After(s.alive) || now.Sub(s.listed) < s.hearing
+	s.unknown = s.listed.IsZero() || now.After(s.alive) || !s.first && now.Sub(s.listed) < s.hearing
 	if now.Before(s.blind) {
 		s.used = s.limit // what Redis says is not all that was sent
 	}

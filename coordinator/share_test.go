@@ -44,7 +44,7 @@ func TestSharesTogetherFitTheLimit(t *testing.T) {
 				}
 			}
 			since := float64(used-then) - float64(limit)*float64(age)/float64(policy.Window) - 1
-			s.list(start.Add(-time.Minute), 2*time.Minute, 10*time.Second)
+			s.list(workers, start.Add(-time.Minute), 2*time.Minute, 10*time.Second)
 			s.hear(budget{limit: int64(limit), own: int64(then), credit: max(0, since), workers: int64(workers)}, start.Add(-age))
 		}
 
@@ -93,7 +93,7 @@ func TestBucketInDebtIsNoRoomInTheShare(t *testing.T) {
 	s := &share{policy: Policy{Limit: 120, Headroom: 1}.WithDefaults()}
 	s.add(now, 30, 0)
 	s.hear(budget{limit: 120, own: 120, credit: -9, workers: 4}, now)
-	s.list(now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
+	s.list(2, now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
 	s.begin(now, now)
 	if at := now.Add(30 * time.Second); s.wait(at) == 0 {
 		t.Errorf("may send %v more though the window is full", s.most(at)-30)
@@ -113,7 +113,7 @@ func TestUnsentRequestOfTheShareComesBack(t *testing.T) {
 	now := time.Now()
 	s := &share{policy: Policy{Limit: 2, Headroom: 1}.WithDefaults()}
 	s.hear(budget{limit: 2, workers: 1}, now)
-	s.list(now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
+	s.list(2, now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
 	s.begin(now, now)
 	at := now.Add(time.Hour)
 	s.take(at)
@@ -153,7 +153,7 @@ func TestAShareIsSpentAsTheOthersMakeRoomForIt(t *testing.T) {
 	}
 	now := start.Add(59 * time.Second)
 	s.hear(budget{limit: 60, own: 51, workers: 4}, now) // 8 are free, but for the next one
-	s.list(now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
+	s.list(2, now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
 	noticed := now.Add(10 * time.Second)
 	s.begin(now, noticed)
 	at, before := now, 0
@@ -180,7 +180,7 @@ func TestAFullWindowIsLeftAloneUntilItResets(t *testing.T) {
 	c := &Coordinator{share: share{policy: Policy{Limit: 60, Headroom: 1}.WithDefaults()}}
 	s := &c.share
 	s.hear(budget{limit: 60, workers: 4}, now)
-	s.list(now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
+	s.list(2, now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
 	s.begin(now, now)
 	at := now.Add(10 * time.Second)
 	f := NoFeedback
