@@ -174,8 +174,11 @@ func (s *share) most(now time.Time) float64 {
 	return s.fair()
 }
 
-// interval spreads the share evenly.
+// interval spreads the share evenly; of who has none, what it had sent before.
 func (s *share) interval() time.Duration {
+	if s.sharing() == 0 {
+		return time.Duration(float64(s.policy.Window) / math.Max(1, s.base))
+	}
 	return time.Duration(float64(s.horizon()) / math.Max(1, s.fair()))
 }
 
