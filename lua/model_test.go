@@ -197,8 +197,20 @@ func (m *model) pauseLeft(i int, now float64) float64 {
 	return max(0, min(p.until-now, longest))
 }
 
-// extend sets a lease's expiry; Redis keeps the key for the longest of them.
+// extend sets a lease's expiry. Redis keeps the key for the longest of them, and a fourth
+// longer when it begins to.
 func (s *semaphore) extend(lease string, now, ttl float64) {
+	if len(s.leases) == 0 {
+		s.kept = 0 // the key went with the last lease
+	}
+	s.leases[lease] = now + ttl
+	if s.kept < ttl+grace {
+		s.kept = math.Round((ttl + grace) * 1.25)
+	}
+}
+
+// renew is extend by a heartbeat.
+func (s *semaphore) renew(lease string, now, ttl float64) {
 	s.leases[lease] = now + ttl
 	s.kept = max(s.kept, ttl+grace)
 }
@@ -302,8 +314,8 @@ func (m *model) release(now float64, worker string, e int, lease string, linger 
 	case !there || !strings.HasPrefix(lease, worker+":"):
 		return 0
 	case linger > 0:
-		delete(m.semaphore[e].leases, lease)
 		m.semaphore[e].extend(lease+"!", now, linger)
+		delete(m.semaphore[e].leases, lease)
 		return 0
 	}
 	delete(m.semaphore[e].leases, lease)

@@ -129,7 +129,7 @@ func (d *duel) renew(t *rapid.T) {
 		expiry, there := d.m.semaphore[p.endpoint].leases[p.lease]
 		switch {
 		case there && expiry > d.m.now:
-			d.m.semaphore[p.endpoint].extend(p.lease, d.m.now, d.p.endpoints[p.endpoint].lease)
+			d.m.semaphore[p.endpoint].renew(p.lease, d.m.now, d.p.endpoints[p.endpoint].lease)
 		default:
 			delete(d.m.semaphore[p.endpoint].leases, p.lease)
 			lost = append(lost, p.lease)
