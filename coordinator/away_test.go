@@ -230,7 +230,7 @@ func TestOneWorkerCutOff(t *testing.T) {
 		if s, _ = workers[1].State(context.Background()); s.Backoff != nil {
 			t.Errorf("the return of one stops the others: %+v", s.Backoff)
 		}
-		if s.Used < 110 {
+		if s.Used < 104 {
 			t.Errorf("%d used, want what was spent alone to be counted", s.Used)
 		}
 		stop()

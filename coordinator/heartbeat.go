@@ -324,8 +324,9 @@ func (c *Coordinator) trimOutbox() {
 		return
 	}
 	excess := len(c.outbox) - maxOutbox*9/10
+	dropped := excess
 	c.announce(func() {
-		c.log.Warn("too much to tell Redis at once: what matters least is dropped", "operations", excess)
+		c.log.Warn("too much to tell Redis at once: what matters least is dropped", "operations", dropped)
 	})
 	for weight := 0; excess > 0; weight++ {
 		c.outbox = slices.DeleteFunc(c.outbox, func(o op) bool {
