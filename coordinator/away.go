@@ -330,7 +330,10 @@ func (c *Coordinator) fairSlots(l *lane) int {
 func (c *Coordinator) beyondShare(now time.Time) (gone []*Permit) {
 	var held []*Permit
 	for _, p := range c.held {
-		if now.Sub(p.lane.renewed) >= p.lane.keep() || now.Sub(p.renewed) >= p.lane.keep() {
+		switch keep := p.lane.keep(); {
+		case c.share.since.Sub(p.renewed) >= keep:
+			gone = append(gone, p) // it had ended by then: this process was frozen, not Redis
+		case now.Sub(p.lane.renewed) >= keep || now.Sub(p.renewed) >= keep:
 			held = append(held, p)
 		}
 	}

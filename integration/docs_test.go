@@ -18,7 +18,11 @@ func TestEveryTestThatOperationsNamesExists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range files {
+	deeper, err := filepath.Glob("../*/*/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append(files, deeper...) {
 		source, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
