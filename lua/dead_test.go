@@ -213,7 +213,14 @@ func (g *graveyard) survive() (memory int) {
 
 func (g *graveyard) mustForget(before int) {
 	g.t.Helper()
-	if after := g.survive(); after > before*5/4 {
+	after := g.survive()
+	for range 5 { // Redis makes its tables smaller by and by
+		if after <= before*5/4 {
+			break
+		}
+		after = g.survive()
+	}
+	if after > before*5/4 {
 		g.t.Errorf("the account takes %d bytes when all but one have been buried, %d before they came", after, before)
 	}
 	workers, _ := g.s.renew(g.t, teeming, "survivor", 30_000)
