@@ -101,15 +101,11 @@ func (c *Coordinator) lose(err error) {
 func (c *Coordinator) noticed(now time.Time) time.Time {
 	missed := c.expected
 	for _, l := range c.lanes {
-		switch {
-		case !l.placed:
-		case l.gate == GatePace || l.gate == GateWindow || l.gate == GateTurn:
-			turn := now
-			if l.notBefore.After(now) {
-				turn = l.notBefore
-			}
-			missed = earlier(missed, turn.Add(lapse))
+		if !l.placed || l.gate != GatePace && l.gate != GateWindow && l.gate != GateTurn {
+			continue
 		}
+		turn := now.Add(max(0, l.notBefore.Sub(now)))
+		missed = earlier(missed, turn.Add(lapse))
 	}
 	return missed.Add(roomy + c.share.emission())
 }
@@ -366,6 +362,9 @@ func (c *Coordinator) heard(o op) {
 			l.report = &o
 		}
 		return
+	}
+	if c.away == nil && o.success() {
+		c.reported = o.permit.epoch
 	}
 	if !o.permit.alone || o.pushback() {
 		c.append(o)

@@ -101,15 +101,12 @@ func (c *Coordinator) takeOutbox(now time.Time) []op {
 
 // isNews says whether Redis, and with it the fleet, must hear at once what the API
 // said: all but a success that shows the limit that it has been told, no more use than
-// the fleet's own, and no stranger to be watched. It remembers what it has let through.
-// c.mu must be held.
+// the fleet's own, and no stranger to be watched. c.mu must be held.
 func (c *Coordinator) isNews(o op) bool {
 	f, p := o.said, o.permit
 	usable := usableLimit(min(c.share.policy.Limit, f.Limit), c.share.policy.Headroom)
 	switch {
-	case p.alone || f.Status < 200 || f.Status >= 400:
-	case p.epoch != c.reported:
-		c.reported = p.epoch
+	case !o.success() || p.epoch != c.reported:
 	case f.Limit > 0 && c.share.limit != usable: // another limit than Redis knows, or strangers
 	case f.Remaining >= 0 && int64(f.Limit-f.Remaining) > p.seq-p.base:
 	default:

@@ -154,10 +154,11 @@ func (s *share) sharing() int {
 }
 
 func (s *share) fair() float64 {
-	if s.sharing() == 0 {
+	n := s.sharing()
+	if n == 0 {
 		return 0
 	}
-	return s.limit / float64(s.workers)
+	return s.limit / float64(n)
 }
 
 // most is how many requests of this worker the window may hold now.

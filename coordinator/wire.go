@@ -125,6 +125,12 @@ func (o op) pushback() bool {
 	return o.kind == opSaid && (o.said.Status == 429 || o.said.Status == 503)
 }
 
+// success says whether the operation reports that the API took a request of a permit
+// that Redis knows.
+func (o op) success() bool {
+	return o.kind == opSaid && !o.permit.alone && o.said.Status >= 200 && o.said.Status < 400
+}
+
 // weight says how much is lost if the operation is never told.
 func (o op) weight() int {
 	switch {

@@ -24,7 +24,7 @@ type model struct {
 	granted   []request // all permits ever, for what the API may have counted
 	returned  []int64   // those that were never sent
 	full      float64   // instant at which the pace bucket is full
-	paceKnown bool      // neither strangers nor a clock that was set back have changed the pace
+	paceKnown bool      // neither strangers nor a return that the clock fell behind have changed the pace
 	silence   bool      // workers may be silent, so that less is granted
 	queued    bool      // somebody has a place in a queue: grants depend on turns
 	setBack   bool      // a jump of the clock has made the log's instants uncertain
@@ -82,8 +82,8 @@ func newModel(p limits, expiry bool, now float64) *model {
 func (m *model) pass(now float64) {
 	elapsed := now - m.now
 	m.now = now
-	if elapsed < 0 {
-		m.paceKnown = false // what had come into the bucket by then may stay there, or not
+	if elapsed < 0 && len(m.returned) > 0 {
+		m.paceKnown = false // what a return put into the bucket later than now may stay there, or not
 	}
 	if !m.expiry || elapsed <= 0 {
 		return

@@ -196,10 +196,9 @@ local function tell_policy(text)
 end
 
 -- live_policies returns the strictest policy of the live workers, and in it how many
--- different ones they have. p is this worker's.
+-- different ones they have. p is this worker's, and own its text.
 -- Where everybody has another, they become one: too strict for a while, not too loose.
-local function live_policies(p)
-  local own = own_policy()
+local function live_policies(p, own)
   tell_policy(own)
   local n, longest = 1, alive
   local flat = redis.call('HGETALL', KEYS[6])
@@ -283,9 +282,10 @@ for i = 9 + 3 * endpoints, #ARGV - 1, 2 do
 end
 local there, told = fits(KEYS[1], 'hash'), fits(KEYS[6], 'hash')
 local workers = fits(KEYS[2], 'zset') and mark_alive() or 0
-local p = read_policy(own_policy())
+local own = own_policy()
+local p = read_policy(own)
 if told then
-  if alive > 0 then p = live_policies(p) else tell_policy(own_policy()) end
+  if alive > 0 then p = live_policies(p, own) else tell_policy(own) end
 end
 local birth = ''
 if there then

@@ -229,8 +229,7 @@ var Catalogue = []Situation{
 				atMost("own 429s, of those in flight", float64(r.Result.Own429), float64(r.Result.UnderWay(heard))+1),
 				no("sent in the pause", r.Result.Sent(heard+time.Millisecond, over)),
 				no("429s after the pause", r.Result.Rejected(over, end)),
-				// What the 429 told is taken for strangers' use, and remembered for a while.
-				atLeast("utilisation from a window after the pause", r.use(over+window, 2*middle), 0.98),
+				atLeast("utilisation from a window after the pause", r.use(over+window, 2*middle), 0.99),
 			}
 		},
 	},
