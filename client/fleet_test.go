@@ -64,11 +64,7 @@ func (r *rig) worker(name string, policy coordinator.Policy, opts client.Options
 	rdb := redis.NewClient(&redis.Options{
 		Addr: "127.0.0.1:6379",
 		Dialer: func(context.Context, string, string) (net.Conn, error) {
-			conn, err := r.mini.Dial()
-			if err != nil {
-				return nil, err
-			}
-			return redistest.Buffered(conn), nil
+			return redistest.Dial(r.mini)
 		},
 		DisableIdentity: true,
 		Protocol:        2,

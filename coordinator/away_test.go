@@ -37,13 +37,12 @@ func (l *link) dial(context.Context, string, string) (net.Conn, error) {
 	if l.cut.Load() {
 		return nil, errCut
 	}
-	conn, err := l.r.mini.Dial()
+	conn, err := redistest.Dial(l.r.mini)
 	if err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	conn = redistest.Buffered(conn)
 	l.conns = append(l.conns, conn)
 	return &linkConn{conn, l}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,29 +23,46 @@ var policy = Policy{
 // returns when each was admitted.
 func grantTimes(t *testing.T, workers []*Coordinator, callers int, length time.Duration, then func(*Permit)) []time.Duration {
 	t.Helper()
+	var takers []taker
+	for _, c := range workers {
+		takers = append(takers, func(ctx context.Context) (func(), error) {
+			p, err := c.Acquire(ctx, Request{})
+			return func() { then(p) }, err
+		})
+	}
+	return takeTimes(takers, callers, length)
+}
+
+// A taker waits until it is let in, and returns what to do then.
+type taker func(context.Context) (then func(), err error)
+
+// takeTimes lets callers of each taker take without end for a while, and returns when each
+// was let in.
+func takeTimes(takers []taker, callers int, length time.Duration) []time.Duration {
 	ctx, cancel := within(length)
 	defer cancel()
 	start := time.Now()
 	var mu sync.Mutex
 	var times []time.Duration
 	var wg sync.WaitGroup
-	for _, c := range workers {
+	for _, take := range takers {
 		for range callers {
 			wg.Go(func() {
 				for {
-					p, err := c.Acquire(ctx, Request{})
+					then, err := take(ctx)
 					if err != nil {
 						return
 					}
 					mu.Lock()
 					times = append(times, time.Since(start))
 					mu.Unlock()
-					then(p)
+					then()
 				}
 			})
 		}
 	}
 	wg.Wait()
+	slices.Sort(times)
 	return times
 }
 

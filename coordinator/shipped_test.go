@@ -1,10 +1,9 @@
 package coordinator
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -86,32 +85,14 @@ func served(m member, patience time.Duration) (took time.Duration, g grant, err 
 // saturate lets callers of each member take without end for a while, and returns when
 // each was let in.
 func saturate(fleet []member, callers int, length, call time.Duration) []time.Duration {
-	ctx, cancel := within(length)
-	defer cancel()
-	start := time.Now()
-	var mu sync.Mutex
-	var times []time.Duration
-	var wg sync.WaitGroup
+	var takers []taker
 	for _, m := range fleet {
-		for range callers {
-			wg.Go(func() {
-				for {
-					g, err := m.take(ctx)
-					if err != nil {
-						return
-					}
-					mu.Lock()
-					times = append(times, time.Since(start))
-					mu.Unlock()
-					time.Sleep(call)
-					g.done()
-				}
-			})
-		}
+		takers = append(takers, func(ctx context.Context) (func(), error) {
+			g, err := m.take(ctx)
+			return func() { time.Sleep(call); g.done() }, err
+		})
 	}
-	wg.Wait()
-	slices.Sort(times)
-	return times
+	return takeTimes(takers, callers, length)
 }
 
 // Burst and rate together let nearly twice the limit through.

@@ -41,11 +41,11 @@ func (r *rig) workerOnWire(name string, p Policy) (c *Coordinator, cut *atomic.B
 			if cut.Load() {
 				return nil, errors.New("cut")
 			}
-			conn, err := r.mini.Dial()
+			conn, err := redistest.Dial(r.mini)
 			if err != nil {
 				return nil, err
 			}
-			return cuttable{redistest.Buffered(conn), cut}, nil
+			return cuttable{conn, cut}, nil
 		},
 	})
 	c, err := New(rdb, p, Options{Account: "acme", Worker: name, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})

@@ -116,7 +116,7 @@ func TestTheStrictestPolicyOfTheLiveCounts(t *testing.T) {
 					worker := name()
 					w, there := workers[worker]
 					if !there || w.until <= s.now() {
-						t.Skip()
+						t.Skip("no such worker lives")
 					}
 					// Others with the same policy say so in time.
 					i := index(w.policy)
@@ -125,7 +125,7 @@ func TestTheStrictestPolicyOfTheLiveCounts(t *testing.T) {
 						others = others || other != worker && index(o.policy) == i && o.until > s.now()
 					}
 					if others {
-						t.Skip()
+						t.Skip("others have the same policy")
 					}
 					s.renew(t, w.policy, worker, 0)
 					delete(workers, worker)
@@ -135,7 +135,7 @@ func TestTheStrictestPolicyOfTheLiveCounts(t *testing.T) {
 					worker := name()
 					w, there := workers[worker]
 					if !there {
-						t.Skip()
+						t.Skip("no such worker has come")
 					}
 					heartbeat(worker, w.policy)
 					strict, e := strictOf(live()), -1

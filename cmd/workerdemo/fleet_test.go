@@ -52,11 +52,7 @@ func runInVirtualTime(t *testing.T, l load, check func(t *testing.T, s summary))
 			return redis.NewClient(&redis.Options{
 				Addr: "127.0.0.1:6379",
 				Dialer: func(context.Context, string, string) (net.Conn, error) {
-					conn, err := mini.Dial()
-					if err != nil {
-						return nil, err
-					}
-					return redistest.Buffered(conn), nil
+					return redistest.Dial(mini)
 				},
 				DisableIdentity: true,
 				Protocol:        2,

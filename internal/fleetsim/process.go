@@ -44,17 +44,9 @@ func (p *Process) Rand(stream uint64) *rand.Rand {
 	return p.World.rand(uint64(p.Number)<<32 | uint64(p.Life)<<8 | stream)
 }
 
-func (w *World) dialRedis() (net.Conn, error) {
-	conn, err := w.Redis.Dial()
-	if err != nil {
-		return nil, err
-	}
-	return redistest.Buffered(conn), nil
-}
-
 func (w *World) startProcess(number, life int) {
 	p := &Process{World: w, Number: number, Life: life}
-	p.redis = newLink(func(context.Context) (net.Conn, error) { return w.dialRedis() })
+	p.redis = newLink(func(context.Context) (net.Conn, error) { return redistest.Dial(w.Redis) })
 	p.api = newLink(func(ctx context.Context) (net.Conn, error) { return w.listener.DialContext(ctx, "", "") })
 	p.transport = &http.Transport{DialContext: p.api.DialContext, MaxIdleConnsPerHost: 1000}
 	p.Base = &departure{world: w, process: number, base: p.transport, rng: p.Rand(1)}

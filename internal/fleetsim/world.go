@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
 )
 
 const apiKey = "mvra_live_simulated"
@@ -65,7 +66,7 @@ func Run(t testing.TB, s Scenario, strategy Strategy) Result {
 	}
 	w.Redis.ClockTTL(true)
 	w.observer = redis.NewClient(&redis.Options{
-		Addr: "127.0.0.1:6379", Dialer: func(context.Context, string, string) (net.Conn, error) { return w.dialRedis() },
+		Addr: "127.0.0.1:6379", Dialer: func(context.Context, string, string) (net.Conn, error) { return redistest.Dial(w.Redis) },
 		DisableIdentity: true, Protocol: 2, MaxRetries: -1,
 	})
 	w.listener = mockapi.ServePipe(w.arrivals(upstream))

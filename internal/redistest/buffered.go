@@ -5,11 +5,23 @@ import (
 	"net"
 )
 
-// Buffered gives a connection to miniredis the room that a kernel's socket buffers
+// Virtual is a Redis in this process, such as a *miniredis.Miniredis.
+type Virtual interface{ Dial() (net.Conn, error) }
+
+// Dial connects to one, with room in the connection.
+func Dial(r Virtual) (net.Conn, error) {
+	conn, err := r.Dial()
+	if err != nil {
+		return nil, err
+	}
+	return buffered(conn), nil
+}
+
+// buffered gives a connection to miniredis the room that a kernel's socket buffers
 // have: the server's writes go on while the client does not read. Without it, a
 // client that pauses before it reads a subscription stops the whole server, and with
 // it the clock of a synctest bubble.
-func Buffered(inner net.Conn) net.Conn {
+func buffered(inner net.Conn) net.Conn {
 	near, far := net.Pipe()
 	go func() {
 		_, _ = io.Copy(inner, far) // ends when either side closes
