@@ -295,7 +295,7 @@ func leaseMemory(ctx context.Context, rdb *redis.Client) ([]row, error) {
 				return nil, err
 			}
 		}
-		all, err := rdb.MemoryUsage(ctx, a.keys[6], 0).Result()
+		all, err := rdb.MemoryUsage(ctx, a.slots, 0).Result()
 		if err != nil {
 			return nil, err
 		}

@@ -83,7 +83,9 @@ func alone(ctx context.Context, rdb *redis.Client, o options) (rows []row, err e
 	add := func(name string, measure func() ([]row, error)) {
 		if err == nil && strings.Contains(name, o.cases) && strings.Contains(fleetlimit.name, o.only) {
 			var more []row
-			more, err = measure()
+			if more, err = measure(); err != nil {
+				err = fmt.Errorf("%s: %w", name, err)
+			}
 			rows = append(rows, more...)
 		}
 	}

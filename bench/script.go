@@ -13,18 +13,22 @@ import (
 // A scriptAccount calls exchange.lua as the coordinator does, without one: the cost
 // of the script alone, with a state that would take long to reach otherwise.
 type scriptAccount struct {
-	keys []string
-	head []any // worker, policy and endpoint
+	keys  []string
+	slots string // the one of keys that holds the leases
+	head  []any  // worker, policy and endpoint
 }
 
 const scriptWorker = "bench"
 
 func newScriptAccount(name string, limit, slots int) scriptAccount {
 	prefix := "fleetlimit:{" + name + "}:"
-	a := scriptAccount{head: []any{
-		scriptWorker, limit, minute, 250, 1, limit,
-		1, endpoint, slots, 10 * minute,
-	}}
+	a := scriptAccount{
+		slots: prefix + "slots:" + endpoint,
+		head: []any{
+			scriptWorker, limit, minute, 250, 1, limit,
+			1, endpoint, slots, 10 * minute,
+		},
+	}
 	for _, what := range []string{"account", "window", "backoff", "queue", "due", "expected"} {
 		a.keys = append(a.keys, prefix+what)
 	}
