@@ -73,7 +73,7 @@ func (c *Coordinator) lose(err error) {
 		l.placed, l.notBefore, l.called = false, time.Time{}, time.Time{}
 		l.had, l.renewed, l.crowded = l.used, c.share.since, false
 	}
-	for _, p := range c.held {
+	for p := range c.held {
 		p.lane.renewed = earlier(p.lane.renewed, p.renewed)
 	}
 	for _, o := range c.outbox {
@@ -206,7 +206,7 @@ func (c *Coordinator) tell(first bool) (left time.Duration, err error) {
 		if first {
 			ops = c.backAgain()
 		}
-		ops = append(append(ops, c.unheard(now)...), c.takeOutbox(now)...)
+		ops = append(ops, c.takeNews(now)...)
 		c.mu.Unlock()
 
 		a, err := c.sendInTime(c.ctx, nil, ops)
@@ -239,7 +239,7 @@ func (c *Coordinator) backAgain() (ops []op) {
 		ops = append(ops, op{kind: opResume, at: c.share.since})
 	}
 	c.share.dirty = true
-	for _, p := range c.held {
+	for p := range c.held {
 		p.unknown = true
 	}
 	return ops
@@ -269,10 +269,10 @@ func (c *Coordinator) permitAlone(l *lane, now time.Time) *Permit {
 	instant := c.share.instant + float64(now.Sub(c.share.heard))/float64(time.Millisecond)
 	p := &Permit{
 		c: c, lane: l, alone: true, gate: GateAway, epoch: c.epoch, asked: now, counted: now, renewed: now,
-		admitted: formatInstant(instant), since: formatInstant(instant), lost: make(chan struct{}),
+		admitted: formatInstant(instant), since: formatInstant(instant),
 	}
 	if l.slots > 0 {
-		p.lease = c.worker + ":" + p.admitted + ":" + formatInt(c.share.number)
+		p.lease = c.leaseName(p.admitted, c.share.number)
 		p.unknown = true
 		c.hold(p)
 	}
@@ -325,7 +325,7 @@ func (c *Coordinator) fairSlots(l *lane) int {
 // youngest first. c.mu must be held.
 func (c *Coordinator) beyondShare(now time.Time) (gone []*Permit) {
 	var held []*Permit
-	for _, p := range c.held {
+	for p := range c.held {
 		switch keep := p.lane.keep(); {
 		case c.share.since.Sub(p.renewed) >= keep:
 			gone = append(gone, p) // it had ended by then: this process was frozen, not Redis

@@ -85,11 +85,14 @@ type Coordinator struct {
 	done sync.WaitGroup
 	news chan struct{} // tells the dispatcher that mu's fields have changed
 
+	served []*waiter // the dispatcher's own: who has got a permit and is to be woken
+
 	mu       sync.Mutex
 	lanes    map[string]*lane
 	arrivals uint64
 	outbox   []op
-	held     map[string]*Permit // by lease, those that the heartbeat renews
+	spare    []op             // empty memory for the outbox
+	held     map[*Permit]bool // those with a lease, which the heartbeat renews
 	seen     seen
 	epoch    int64 // how often the API had pushed back when Redis was last heard
 
@@ -153,7 +156,7 @@ func New(rdb redis.UniversalClient, policy Policy, opts Options) (*Coordinator, 
 
 		news:    make(chan struct{}, 1),
 		lanes:   make(map[string]*lane),
-		held:    make(map[string]*Permit),
+		held:    make(map[*Permit]bool),
 		met:     make(chan struct{}),
 		gone:    make(chan struct{}),
 		flushed: make(chan struct{}),
@@ -322,8 +325,9 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 	if reply.granted == 0 {
 		return nil, &WaitError{Account: c.account, Endpoint: r.Endpoint, Gate: reply.gate, Wait: reply.wait}
 	}
-	p := c.newPermit(l, reply, reply.last, asked)
-	p.waited = time.Since(asked)
+	now := time.Now()
+	p := c.newPermit(l, &reply, reply.last, asked, now)
+	p.waited = now.Sub(asked)
 	if c.closed {
 		c.outbox = append(c.outbox, p.opReturn())
 		return nil, ErrClosed
@@ -380,7 +384,7 @@ func (c *Coordinator) Close() error {
 		c.leaveIfEmpty(l)
 	}
 	held := make([]*Permit, 0, len(c.held))
-	for _, p := range c.held {
+	for p := range c.held {
 		held = append(held, p)
 	}
 	c.mu.Unlock()

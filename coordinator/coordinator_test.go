@@ -253,7 +253,7 @@ func TestReleasingTwiceOrForAnotherChangesNothing(t *testing.T) {
 		p, q := mustAcquire(t, a, chat), mustAcquire(t, b, chat)
 		p.Release()
 		p.Release()
-		thief := b.newPermit(b.lanes[chat], admission{at: q.admitted, last: q.seq}, q.seq, time.Now())
+		thief := b.newPermit(b.lanes[chat], &admission{at: q.admitted, last: q.seq}, q.seq, time.Now(), time.Now())
 		thief.lease = strings.Replace(q.lease, "b:", "a:", 1)
 		thief.Release()
 		synctest.Wait()

@@ -20,6 +20,7 @@ const maxAsk = 256
 func (c *Coordinator) dispatch() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	defer c.wakeServed()
 	for c.ctx.Err() == nil {
 		asks, ops, next, closing := c.collect(time.Now())
 		if len(asks)+len(ops) > 0 {
@@ -27,6 +28,7 @@ func (c *Coordinator) dispatch() {
 				continue
 			}
 		}
+		c.wakeServed()
 		if closing {
 			close(c.flushed)
 			return
@@ -55,7 +57,7 @@ func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Du
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		ops = append(c.unheard(now), c.takeOutbox(now)...)
+		ops = c.takeNews(now)
 		return nil, ops, 0, true
 	}
 	if c.away != nil {
@@ -80,11 +82,20 @@ func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Du
 	if wait := c.quiet.Sub(now); wait > 0 && len(asks) == 0 {
 		return nil, nil, min(next, wait), false
 	}
-	ops = append(c.unheard(now), c.takeOutbox(now)...)
+	ops = c.takeNews(now)
 	if len(asks)+len(ops) > 0 {
 		ops = append(ops, c.takeReports(now)...)
 	}
 	return asks, ops, next, false
+}
+
+// takeNews takes what Redis must be told, as much as one call may say. c.mu must be held.
+func (c *Coordinator) takeNews(now time.Time) []op {
+	unheard, ops := c.unheard(now), c.takeOutbox(now)
+	if len(unheard) == 0 {
+		return ops
+	}
+	return append(unheard, ops...)
 }
 
 // takeOutbox takes what stands in the outbox, as much as one call may say. c.mu must
@@ -95,8 +106,18 @@ func (c *Coordinator) takeOutbox(now time.Time) []op {
 	}
 	n := min(len(c.outbox), maxOps)
 	ops := compact(c.outbox[:n:n], now)
-	c.outbox = append([]op(nil), c.outbox[n:]...)
+	c.outbox = append(c.spare, c.outbox[n:]...)
+	c.spare = nil
 	return ops
+}
+
+// recycle lets the outbox use the memory of operations that have been told. c.mu must be
+// held.
+func (c *Coordinator) recycle(ops []op) {
+	if cap(ops) <= 2*maxOps {
+		clear(ops)
+		c.spare = ops[:0]
+	}
 }
 
 // isNews says whether Redis, and with it the fleet, must hear at once what the API
@@ -139,7 +160,7 @@ func (c *Coordinator) unheard(now time.Time) (ops []op) {
 	}
 	c.share.knew = 0
 	ops = append(ops, c.share.untold(now)...)
-	for _, p := range c.held {
+	for p := range c.held {
 		if p.unknown {
 			p.unknown = false
 			ops = append(ops, op{kind: opAdopt, lane: p.lane, permit: p})
@@ -167,7 +188,7 @@ func (c *Coordinator) untell(ops []op) {
 	all := retold(ops)
 	again := all[:0]
 	for _, o := range all {
-		if o.kind == opSpent || o.kind == opAdopt && c.held[o.permit.lease] == o.permit {
+		if o.kind == opSpent || o.kind == opAdopt && c.held[o.permit] {
 			c.share.dirty = true // it is told from what this worker knows
 			if o.permit != nil {
 				o.permit.unknown = true
@@ -188,9 +209,11 @@ func (c *Coordinator) untell(ops []op) {
 	c.trimOutbox()
 }
 
-// exchange is one round trip. No lock is held meanwhile.
+// exchange is one round trip. No lock is held meanwhile, and those whom the last one
+// served are woken while it is under way.
 func (c *Coordinator) exchange(asks []ask, ops []op) bool {
 	asked := time.Now()
+	c.wakeServed()
 	a, err := c.sendInTime(c.ctx, asks, ops)
 
 	c.mu.Lock()
@@ -211,7 +234,25 @@ func (c *Coordinator) exchange(asks []ask, ops []op) bool {
 	for i, r := range a.replies {
 		c.serve(asks[i], r, asked)
 	}
+	c.recycle(ops)
 	return true
+}
+
+// wakeServed wakes those who have got a permit; many of them while the dispatcher goes on
+// with the next exchange. It is for the dispatcher alone.
+func (c *Coordinator) wakeServed() {
+	const many = 4
+	served := c.served
+	wake := func() {
+		for _, w := range served {
+			close(w.done)
+		}
+	}
+	if c.served = nil; len(served) < many {
+		wake()
+	} else {
+		go wake()
+	}
 }
 
 // learn takes over what a reply says of the budget. c.mu must be held.
@@ -227,34 +268,37 @@ func (c *Coordinator) learn(b budget, asked time.Time) {
 func (c *Coordinator) lostMemory() {
 	c.announceForgotten()
 	c.share.forgotten(time.Now())
-	for _, p := range c.held {
+	for p := range c.held {
 		p.unknown = true
 	}
 }
 
 // undo gives back what was granted and cannot be used. c.mu must be held.
 func (c *Coordinator) undo(a ask, r admission, asked time.Time) {
+	now := time.Now()
 	for i := range r.granted {
-		p := c.newPermit(a.lane, r, r.last-int64(i), asked)
+		p := c.newPermit(a.lane, &r, r.last-int64(i), asked, now)
 		c.append(p.opReturn())
 	}
 }
 
-// serve hands granted permits to those who wait, and puts the rest to sleep. c.mu
-// must be held.
+// serve hands granted permits to those who wait, who are then to be woken, and puts the
+// rest to sleep. c.mu must be held.
 func (c *Coordinator) serve(a ask, r admission, asked time.Time) {
-	l := a.lane
+	l, now := a.lane, time.Now()
 	gate := l.waitsFor()
 	for i := range r.granted {
-		p := c.newPermit(l, r, r.last-int64(r.granted)+1+int64(i), asked)
+		p := c.newPermit(l, &r, r.last-int64(r.granted)+1+int64(i), asked, now)
 		p.gate = gate
 		if l.waiters.Len() == 0 || c.closed {
 			c.append(p.opReturn())
 			continue
 		}
 		c.hold(p)
-		c.share.add(p.counted, 1, 0)
-		l.pop().finish(p, nil)
+		c.share.add(now, 1, 0)
+		w := l.pop()
+		w.serve(p)
+		c.served = append(c.served, w)
 	}
 	if c.away == nil && r.gate == GateAway && c.whenAway == OwnShare && !c.closed {
 		c.lose(errResumption)

@@ -36,7 +36,7 @@ func (c *Coordinator) hearReply(r admission) {
 // hearLease remembers the lease of a job: without a doubt, as long as a reply that was
 // asked for before it can be under way. c.mu must be held.
 func (c *Coordinator) hearLease(p *Permit) {
-	l, now := p.lane, time.Now()
+	l, now := p.lane, p.counted
 	if l.jobTTL == 0 || p.alone {
 		return
 	}

@@ -86,7 +86,7 @@ func TestWhatIsHeardOfGrantsIsBounded(t *testing.T) {
 		l := c.lanes["POST /video"]
 		c.mu.Lock()
 		for i := range 5 * maxGrantsHeard {
-			c.hearLease(&Permit{c: c, lane: l, lease: fmt.Sprint("a:1:", i)})
+			c.hearLease(&Permit{c: c, lane: l, lease: fmt.Sprint("a:1:", i), counted: time.Now()})
 			c.doubt([]ask{{lane: l, after: 1}})
 			if len(l.granted) > maxGrantsHeard {
 				t.Fatalf("%d grants are remembered", len(l.granted))

@@ -85,7 +85,7 @@ func (c *Coordinator) leaseEnd(now time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := c.policy.LeaseTTL / 3
-	for _, p := range c.held {
+	for p := range c.held {
 		for _, renewed := range []time.Time{p.renewed, p.lane.renewed} {
 			if end := renewed.Add(p.lane.keep()).Sub(now); end > 0 {
 				next = min(next, end)
@@ -248,7 +248,7 @@ func (c *Coordinator) expire(now time.Time) {
 	if c.away != nil && c.whenAway == OwnShare {
 		gone = c.beyondShare(now)
 	} else {
-		for _, p := range c.held {
+		for p := range c.held {
 			if now.Sub(p.renewed) >= p.lane.keep() {
 				gone = append(gone, p)
 			}
@@ -275,7 +275,7 @@ func (c *Coordinator) renewable() (held []*Permit, there bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	leases := make([]*Permit, 0, len(c.held))
-	for _, p := range c.held {
+	for p := range c.held {
 		leases = append(leases, p)
 	}
 	return leases, c.away == nil
@@ -284,7 +284,7 @@ func (c *Coordinator) renewable() (held []*Permit, there bool) {
 // hold enters a permit's lease for renewal. c.mu must be held.
 func (c *Coordinator) hold(p *Permit) {
 	if p.lease != "" {
-		c.held[p.lease] = p
+		c.held[p] = true
 		p.lane.used++
 		c.hearLease(p)
 	}
@@ -293,10 +293,10 @@ func (c *Coordinator) hold(p *Permit) {
 // unhold ends the renewal of a permit's lease; false: it had ended. c.mu must be
 // held.
 func (c *Coordinator) unhold(p *Permit) bool {
-	if c.held[p.lease] != p {
+	if !c.held[p] {
 		return false
 	}
-	delete(c.held, p.lease)
+	delete(c.held, p)
 	p.lane.used--
 	return true
 }

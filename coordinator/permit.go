@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -36,33 +37,40 @@ type Permit struct {
 	since    string // instant of Redis from which it waited
 	asked    time.Time
 	counted  time.Time // when the own share counted it
-	alone    bool      // taken from the own share while Redis was away
 	waited   time.Duration
 	gate     Gate // what it waited for last
+	alone    bool // taken from the own share while Redis was away
 
-	lost chan struct{}
+	// Guarded by Coordinator.mu.
+	unknown bool      // Redis does not know the lease
+	gone    bool      // the lease was lost
+	renewed time.Time // the lease lives at least leaseTTL from here
 
 	mu       sync.Mutex
 	ended    bool
 	reported bool
 	sent     bool
-	cause    error // why lost was closed
+	cause    error         // why the lease was lost
+	lost     chan struct{} // closed then; nil: nobody has asked for it
 	watches  []*lostWatch
-	renewed  time.Time // the lease lives at least leaseTTL from here; guarded by Coordinator.mu
-	unknown  bool      // Redis does not know the lease; guarded by Coordinator.mu
-	gone     bool      // the lease was lost; guarded by Coordinator.mu
 }
 
-func (c *Coordinator) newPermit(l *lane, r admission, seq int64, asked time.Time) *Permit {
+func (c *Coordinator) newPermit(l *lane, r *admission, seq int64, asked, now time.Time) *Permit {
 	p := &Permit{
 		c: c, lane: l, seq: seq, base: r.last - r.own, epoch: r.epoch,
-		admitted: r.at, since: r.since, asked: asked, counted: time.Now(), renewed: asked,
-		lost: make(chan struct{}),
+		admitted: r.at, since: r.since, asked: asked, counted: now, renewed: asked,
 	}
 	if l.slots > 0 {
-		p.lease = c.worker + ":" + r.at + ":" + formatInt(seq)
+		p.lease = c.leaseName(r.at, seq)
 	}
 	return p
+}
+
+// leaseName names a lease as exchange.lua does.
+func (c *Coordinator) leaseName(instant string, number int64) string {
+	name := append(make([]byte, 0, 128), c.worker...)
+	name = append(append(append(name, ':'), instant...), ':')
+	return string(strconv.AppendInt(name, number, 10))
 }
 
 // Waited is the time between the call of Acquire and the grant.
@@ -146,7 +154,17 @@ func (p *Permit) Report(f Feedback) {
 
 // Lost is closed when the slot's lease was lost before it was released. Whoever
 // holds the permit then runs a call that the fleet does not know of.
-func (p *Permit) Lost() <-chan struct{} { return p.lost }
+func (p *Permit) Lost() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lost == nil {
+		p.lost = make(chan struct{})
+		if p.cause != nil {
+			close(p.lost)
+		}
+	}
+	return p.lost
+}
 
 // Valid says whether the request may still be sent. A process that was stopped after
 // the grant (a debugger, a frozen machine) finds out before it sends anything, and
@@ -157,17 +175,16 @@ func (p *Permit) Lost() <-chan struct{} { return p.lost }
 func (p *Permit) Valid() error {
 	c := p.c
 	c.mu.Lock()
-	late := c.held[p.lease] == p && p.lease != "" && time.Since(p.renewed) > p.lane.leaseTTL
+	late := c.held[p] && time.Since(p.renewed) > p.lane.leaseTTL
 	c.mu.Unlock()
 	if late {
 		c.expire(time.Now())
 	}
-	select {
-	case <-p.lost:
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.cause
-	default:
+	p.mu.Lock()
+	cause := p.cause
+	p.mu.Unlock()
+	if cause != nil {
+		return cause
 	}
 	if time.Since(p.asked) > c.policy.Window {
 		return ErrStale
@@ -266,7 +283,9 @@ func (p *Permit) lose(cause error) {
 		return
 	}
 	p.cause = cause
-	close(p.lost)
+	if p.lost != nil {
+		close(p.lost)
+	}
 	for _, w := range p.watches {
 		w.cancel(cause)
 	}

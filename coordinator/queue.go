@@ -54,12 +54,18 @@ type waiter struct {
 	err    error
 }
 
+// finish wakes the caller with a permit or an error.
 func (w *waiter) finish(p *Permit, err error) {
-	w.permit, w.err = p, err
-	if p != nil {
-		p.waited = time.Since(w.joined)
-	}
+	w.serve(p)
+	w.err = err
 	close(w.done)
+}
+
+// serve gives the caller its permit. It is still to be woken.
+func (w *waiter) serve(p *Permit) {
+	if w.permit = p; p != nil {
+		p.waited = p.counted.Sub(w.joined)
+	}
 }
 
 func (w *waiter) before(v *waiter) bool {
