@@ -71,19 +71,14 @@ local COARSE = 2500        -- how exact a reset in whole seconds is, at worst
 local TIGHT_BURST = 0.02   -- burst while callers wait, as a share of the limit
 local LIMIT_CEILING = 1e9
 
+-- The first COUNTS of them are whole numbers, and written down without decimals.
+local COUNTS = 16
 local FIELDS = {
-  'tat_ms', 'seq', 'own', 'left_seq', 'open_from_ms', 'open_last_ms', 'open_n', 'oldest_ms',
-  'reported', 'foreign', 'foreign_ms', 'stranger', 'stranger_ms', 'observed_seq',
-  'tight', 'epoch', 'strikes', 'ticket_ms', 'probe_ms', 'born_ms', 'workers',
-  'doubtful', 'spent', 'reset_ms', 'told_ms', 'rolling_ms',
-  'reborn_ms', 'rejected', 'policies', 'silent', 'overdue_ms', 'drain:' .. ARGV[1],
-}
-
--- Those that are written down without decimals.
-local COUNTS = {
-  seq = true, own = true, left_seq = true, open_n = true, reported = true, foreign = true,
-  observed_seq = true, tight = true, epoch = true, strikes = true, born_ms = true, rejected = true,
-  spent = true, workers = true, policies = true, silent = true,
+  'seq', 'own', 'left_seq', 'open_n', 'reported', 'foreign', 'observed_seq', 'spent',
+  'tight', 'epoch', 'strikes', 'rejected', 'born_ms', 'workers', 'policies', 'silent',
+  'tat_ms', 'open_from_ms', 'open_last_ms', 'oldest_ms', 'foreign_ms', 'stranger', 'stranger_ms',
+  'doubtful', 'ticket_ms', 'probe_ms', 'reset_ms', 'told_ms', 'rolling_ms', 'reborn_ms', 'overdue_ms',
+  'drain:' .. ARGV[1],
 }
 
 local function clock()
@@ -93,6 +88,7 @@ end
 
 -- ms and int write numbers. '%d' costs a third of what '%.3f' does.
 local function ms(x)
+  if x == 0 then return '0.000' end
   if x < 0 or x > 1e12 * 1000 then return string.format('%.3f', x) end
   local micros = math.floor(x * 1000 + 0.5)
   local whole = math.floor(micros / 1000)
@@ -342,6 +338,7 @@ end
 -- others is what is left to others: to strangers, and to silent workers, whose use the
 -- headers show as strangers'.
 local function others(a, p, now)
+  if a.stranger_ms == 0 and a.silent == 0 then return a.foreign end
   return math.max(a.foreign + reserve(a, p, now), silence(a, p, now))
 end
 
@@ -406,6 +403,11 @@ end
 
 local function set_credit(a, p, now, permits)
   a.tat_ms = now + (bucket_size(a, p) - permits) * emission_interval(a, p, now)
+end
+
+-- spend takes permits out of it.
+local function spend(a, p, now, permits)
+  a.tat_ms = math.max(now, a.tat_ms) + permits * emission_interval(a, p, now)
 end
 
 -- set_tight switches between the large and the small burst and keeps the credit,
@@ -480,12 +482,13 @@ end
 
 -- check_memory compares the account's birth with the one that a worker knew. If they
 -- differ, Redis has lost its memory, and what was sent is known to the workers alone:
--- they get a while to tell. (Heartbeats keep an account whose workers are idle.)
+-- they get a while to tell. (Heartbeats keep an account whose workers are idle.) It
+-- returns whether they agree.
 local function check_memory(a, p, keys, now, known, worker)
-  if known > 0 and known ~= a.born_ms then
-    if a.reborn_ms == 0 then a.reborn_ms = now end
-    resumption(a, p, keys, now, a.born_ms + RESUMPTION - now, worker)
-  end
+  if known == 0 or known == a.born_ms then return true end
+  if a.reborn_ms == 0 then a.reborn_ms = now end
+  resumption(a, p, keys, now, a.born_ms + RESUMPTION - now, worker)
+  return false
 end
 
 -- keep_key lets a key live for ttl milliseconds at least, and a fourth longer at
@@ -503,11 +506,13 @@ local function load_account(keys, p)
   local values = redis.call('HMGET', keys[1], unpack(FIELDS))
   local a = {stored = values}
   for i = 1, #FIELDS do
-    local x = tonumber(values[i] or 0)
+    local x = values[i]
+    if x then x = tonumber(x) end
     if x and x >= 0 and x <= 1e15 then
       values[i] = x -- as it stands there: save_account need not write it again
     else
       x = 0
+      if not values[i] then values[i] = 0 end
     end
     a[FIELDS[i]] = x
   end
@@ -523,11 +528,14 @@ local function load_account(keys, p)
       a.open_from_ms, a.open_last_ms = now, now
     end
   end
-  a.foreign_ms, a.stranger_ms = math.min(a.foreign_ms, now), math.min(a.stranger_ms, now)
-  a.probe_ms = math.min(a.probe_ms, now + MAX_PAUSE)
-  a.reset_ms, a.rolling_ms = math.min(a.reset_ms, now + p.window), math.min(a.rolling_ms, now)
-  a.reborn_ms = math.min(a.reborn_ms, now)
-  a.left_seq, a.observed_seq = math.min(a.left_seq, a.seq), math.min(a.observed_seq, a.seq)
+  if a.foreign_ms > now then a.foreign_ms = now end
+  if a.stranger_ms > now then a.stranger_ms = now end
+  if a.probe_ms > now + MAX_PAUSE then a.probe_ms = now + MAX_PAUSE end
+  if a.reset_ms > now + p.window then a.reset_ms = now + p.window end
+  if a.rolling_ms > now then a.rolling_ms = now end
+  if a.reborn_ms > now then a.reborn_ms = now end
+  if a.left_seq > a.seq then a.left_seq = a.seq end
+  if a.observed_seq > a.seq then a.observed_seq = a.seq end
   if a.ticket_ms > now + 1000 then a.ticket_ms = 0 end
   evict(a, p, keys[2], now)
   if now - a.foreign_ms > p.horizon then a.foreign = 0 end
@@ -542,7 +550,7 @@ local function save_account(a, p, keys)
     local field = FIELDS[i]
     if a[field] ~= a.stored[i] then
       changed[#changed + 1] = field
-      changed[#changed + 1] = COUNTS[field] and int(a[field]) or ms(a[field])
+      changed[#changed + 1] = i <= COUNTS and int(a[field]) or ms(a[field])
     end
   end
   if #changed > 0 then redis.call('HSET', keys[1], unpack(changed)) end

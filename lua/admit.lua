@@ -13,9 +13,9 @@ end
 -- Gate 2, pace: how many permits does the GCRA bucket hold? Its theoretical
 -- arrival time can lie no further ahead than a full bucket behind the pause.
 local function pace_gate(paused)
-  local ahead = bucket_size(a, policy) * emission_interval(a, policy, now)
-  a.tat_ms = math.min(a.tat_ms, now + paused + ahead)
-  return math.floor(credit(a, policy, now) + 1e-6)
+  local size, interval = bucket_size(a, policy), emission_interval(a, policy, now)
+  a.tat_ms = math.min(a.tat_ms, now + paused + size * interval)
+  return math.floor(math.min(size, size - (a.tat_ms - now) / interval) + 1e-6)
 end
 
 -- Gate 3, window: how many more requests can no window of the API object to?
@@ -54,6 +54,7 @@ end
 -- lapse ends the places whose owners did not come when they were told to, and returns
 -- how many are left. Those owners may be cut off, and go on alone.
 local function lapse(queue, due, place)
+  if quiet then return 0 end
   local length = redis.call('ZCARD', queue)
   if length == 0 then return 0 end
   local late = redis.call('ZRANGEBYSCORE', due, '-inf', ms(now - GRACE), 'WITHSCORES', 'LIMIT', 0, 100)
@@ -99,6 +100,7 @@ local function unqueue(queue, due, place, mine)
 end
 
 local function enqueue(queue, due, place, score, wait)
+  quiet = false
   redis.call('ZADD', queue, ms(score), place)
   redis.call('ZADD', due, ms(now + wait), place)
   redis.call('PEXPIRE', queue, int(IDLE_TTL))
@@ -108,10 +110,9 @@ end
 -- take_slots leases a slot for each of the permits up to a.seq.
 local function take_slots(e, granted)
   local leases, expiry = {}, ms(now + lease_ttl_of(e))
-  local name = worker .. ':' .. ms(now) .. ':'
-  for seq = a.seq - granted + 1, a.seq do
-    leases[#leases + 1] = expiry
-    leases[#leases + 1] = name .. int(seq)
+  local prefix, before, format = worker .. ':' .. ms(now) .. ':', a.seq - granted, string.format
+  for n = 1, granted do
+    leases[2 * n - 1], leases[2 * n] = expiry, format('%s%d', prefix, before + n)
   end
   redis.call('ZADD', key_of(e, SLOTS), unpack(leases))
   keep_key(key_of(e, SLOTS), lease_ttl_of(e) + GRACE)
@@ -201,7 +202,7 @@ local function admit(replies, e, wanted, head_start, waits_since, may_queue)
 
   if granted > 0 then
     if probing then a.probe_ms = now + PROBE end
-    set_credit(a, policy, now, credit(a, policy, now) - granted)
+    spend(a, policy, now, granted)
     -- The open bucket is closed, if need be, under the old number.
     count_in(a, policy, KEYS[2], now, granted)
     a.seq = a.seq + granted

@@ -88,27 +88,22 @@ Reply: array of strings
       6 instant from which the granted callers waited, ms
 --]]
 
--- The operations that are about no endpoint.
-local ACCOUNT_WIDE = {late = true, again = true, spent = true, knew = true, resume = true,
-  sharded = true}
-
 local admissions = {}
 local nobody_waits_for_budget = false
 
 while cursor <= #ARGV do
   local op = next_arg()
-  local e = not ACCOUNT_WIDE[op] and next_number() or 0
   if op == 'free' then
-    free(e, next_number())
+    free(next_number(), next_number())
   elseif op == 'admit' then
-    local gate = admit(admissions, e, next_number(), next_number(), next_number(), next_arg() == '1')
+    local gate = admit(admissions, next_number(), next_number(), next_number(), next_number(), next_arg() == '1')
     if gate == '' or gate == 'slots' then nobody_waits_for_budget = true end
   elseif op == 'release' then
-    release(e, next_arg(), next_number())
+    release(next_number(), next_arg(), next_number())
   elseif op == 'forget' then
-    forget(e, next_number(), next_number(), next_number())
+    forget(next_number(), next_number(), next_number(), next_number())
   elseif op == 'return' then
-    local lease, seq = next_arg(), next_number()
+    local e, lease, seq = next_number(), next_arg(), next_number()
     if e > 0 and is_mine(lease) then free_lease(e, lease) end
     give_back(seq)
   elseif op == 'late' then
@@ -116,27 +111,26 @@ while cursor <= #ARGV do
   elseif op == 'again' then
     count_in(a, policy, KEYS[2], now, 1)
   elseif op == 'bind' then
-    bind(e, next_arg(), KEYS[next_number()], next_number())
+    bind(next_number(), next_arg(), KEYS[next_number()], next_number())
   elseif op == 'seen' then
-    seen(e, KEYS[next_number()], next_number())
+    seen(next_number(), KEYS[next_number()], next_number())
   elseif op == 'done' then
-    done(e, KEYS[next_number()])
+    done(next_number(), KEYS[next_number()])
   elseif op == 'leave' then
-    leave(e)
+    leave(next_number())
   elseif op == 'spent' then
     spent(next_number(), next_number())
   elseif op == 'adopt' then
-    adopt(e, next_arg())
+    adopt(next_number(), next_arg())
   elseif op == 'sharded' then
     sharded = true
   elseif op == 'knew' then
-    calm = false
-    check_memory(a, policy, KEYS, now, next_number(), worker)
+    if not check_memory(a, policy, KEYS, now, next_number(), worker) then calm = false end
   elseif op == 'resume' then
     resume(next_number())
   elseif op == 'said' then
-    said(e, next_number(), next_number(), next_number(), next_number(), next_number(), next_number(),
-      next_number(), next_number(), next_number(), next_number())
+    said(next_number(), next_number(), next_number(), next_number(), next_number(), next_number(),
+      next_number(), next_number(), next_number(), next_number(), next_number())
   else
     return redis.error_reply('ERR fleetlimit: unknown operation ' .. tostring(op))
   end
@@ -146,7 +140,7 @@ for e = 1, endpoints do
   if freed[e] then wake_for_slots(e) end
 end
 local paused = paused_for(KEYS[3])
-if redis.call('EXISTS', KEYS[4]) == 1 then
+if not quiet and redis.call('EXISTS', KEYS[4]) == 1 then
   wake_head(a, policy, KEYS, now, paused)
 elseif nobody_waits_for_budget then
   set_tight(a, policy, now, 0)

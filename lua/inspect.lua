@@ -97,6 +97,7 @@ end
 -- others is what is left to others: to strangers, and to silent workers, whose use the
 -- headers show as strangers'.
 local function others(a, p, now)
+  if a.stranger_ms == 0 and a.silent == 0 then return a.foreign end
   return math.max(a.foreign + reserve(a, p, now), silence(a, p, now))
 end
 

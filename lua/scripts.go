@@ -40,4 +40,9 @@ var (
 
 // ExchangeSource is the text of the script Exchange, for those who call it with a command
 // of their own.
-func ExchangeSource() string { return policy + account + settle + admit + exchange }
+func ExchangeSource() string {
+	// Redis makes the functions of a script anew in each call. Those of an inner function
+	// find what they use of account.lua among its upvalues; else Lua would search for each
+	// of them among all that are open, which takes longer the more there are.
+	return policy + account + "local function run()\n" + settle + admit + exchange + "end\nreturn run()\n"
+}

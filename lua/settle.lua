@@ -26,12 +26,17 @@ local function key_of(e, what)
 end
 local BACKOFF, SLOTS, QUEUE, DUE = 1, 2, 3, 4
 
--- calm is true while no pause is written down, of the account or of an endpoint here.
-local calm
+-- calm is true while no pause is written down, of the account or of an endpoint here;
+-- quiet, while nobody waits in a queue either. One command says both of most exchanges.
+local calm, quiet
 do
-  local pauses = {KEYS[3]}
-  for e = 1, endpoints do pauses[e + 1] = key_of(e, BACKOFF) end
-  calm = redis.call('EXISTS', unpack(pauses)) == 0
+  local pauses, all = {KEYS[3]}, {KEYS[3], KEYS[4]}
+  for e = 1, endpoints do
+    pauses[e + 1] = key_of(e, BACKOFF)
+    all[2 * e + 1], all[2 * e + 2] = key_of(e, BACKOFF), key_of(e, QUEUE)
+  end
+  quiet = redis.call('EXISTS', unpack(all)) == 0
+  calm = quiet or redis.call('EXISTS', unpack(pauses)) == 0
 end
 
 -- paused_for is pause_left where there may be a pause.
@@ -118,12 +123,16 @@ end
 
 -- free gives the next `count` leases of the arguments back.
 local function free(e, count)
-  local mine = {}
+  local mine, n, prefix, sub = {}, 0, worker .. ':', string.sub
   for i = cursor, cursor + count - 1 do
-    if is_mine(ARGV[i]) then mine[#mine + 1] = ARGV[i] end
+    local lease = ARGV[i]
+    if sub(lease, 1, #prefix) == prefix then
+      n = n + 1
+      mine[n] = lease
+    end
   end
   cursor = cursor + count
-  if #mine == 0 then return end
+  if n == 0 then return end
   local gone = redis.call('ZREM', key_of(e, SLOTS), unpack(mine))
   if gone > 0 then
     released = released + gone
@@ -346,6 +355,7 @@ end
 
 -- wake_for_slots calls as many of those who wait for a slot as there are slots.
 local function wake_for_slots(e)
+  if quiet then return end
   local waiting = redis.call('ZCARD', key_of(e, QUEUE))
   if waiting == 0 then return end
   local free = cap_of(e) - redis.call('ZCOUNT', key_of(e, SLOTS), '(' .. ms(now), '+inf')
