@@ -47,7 +47,7 @@ type op struct {
 }
 
 // stale says whether a pushback is so old that the pause it asked for is over.
-func (o op) stale(now time.Time) bool {
+func (o *op) stale(now time.Time) bool {
 	asked := o.said.RetryAfter
 	if asked < 0 {
 		asked = max(o.said.Reset, 2*time.Second)
@@ -56,18 +56,18 @@ func (o op) stale(now time.Time) bool {
 }
 
 // pushback says whether the operation reports that the API pushed back.
-func (o op) pushback() bool {
+func (o *op) pushback() bool {
 	return o.kind == opSaid && (o.said.Status == 429 || o.said.Status == 503)
 }
 
 // success says whether the operation reports that the API took a request of a permit
 // that Redis knows.
-func (o op) success() bool {
+func (o *op) success() bool {
 	return o.kind == opSaid && !o.permit.alone && o.said.Status >= 200 && o.said.Status < 400
 }
 
 // weight says how much is lost if the operation is never told.
-func (o op) weight() int {
+func (o *op) weight() int {
 	switch {
 	case o.kind == opSaid && !o.pushback():
 		return 0 // the next response says it anew
@@ -86,7 +86,8 @@ func (o op) weight() int {
 // order stays.
 func compact(ops []op, now time.Time) []op {
 	youngest := make(map[*lane]int)
-	for i, o := range ops {
+	for i := range ops {
+		o := &ops[i]
 		if o.kind != opSaid || o.pushback() {
 			continue
 		}
@@ -95,16 +96,18 @@ func compact(ops []op, now time.Time) []op {
 			youngest[o.lane] = i
 		}
 	}
-	kept := ops[:0]
-	for i, o := range ops {
-		if o.stale(now) {
+	kept := 0
+	for i := range ops {
+		o := &ops[i]
+		if o.kind == opSaid && (o.stale(now) || !o.pushback() && youngest[o.lane] != i) {
 			continue
 		}
-		if o.kind != opSaid || o.pushback() || youngest[o.lane] == i {
-			kept = append(kept, o)
+		if kept != i {
+			ops[kept] = *o
 		}
+		kept++
 	}
-	return kept
+	return ops[:kept]
 }
 
 // retold returns what of the operations can be said again later although Redis may
