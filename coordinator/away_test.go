@@ -70,14 +70,19 @@ func (c *linkConn) Read(b []byte) (int, error) {
 
 func (l *link) setCut(cut bool) {
 	l.cut.Store(cut)
+	if cut {
+		l.drop()
+	}
+}
+
+// drop ends all connections.
+func (l *link) drop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if cut {
-		for _, c := range l.conns {
-			c.Close()
-		}
-		l.conns = nil
+	for _, c := range l.conns {
+		c.Close()
 	}
+	l.conns = nil
 }
 
 // linked returns a worker with a way to Redis of its own.
@@ -399,21 +404,37 @@ func TestPushbackIsObeyedWhileRedisIsAway(t *testing.T) {
 
 func TestClosingWhileRedisIsAway(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
-		c, l := r.linked("a", policy, OwnShare)
-		mustAcquire(t, c, video)
-		l.hangs.Store(true)
-		go c.Acquire(context.Background(), Request{})
-		time.Sleep(10 * time.Second)
-		start := time.Now()
-		if err := c.Close(); err == nil {
-			t.Error("Close told nothing of a Redis that hangs")
-		}
-		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("Close took %v", took)
-		}
-		l.setCut(true)
-		time.Sleep(time.Minute)
+		closeHung(t, r, func(*link) {})
 	})
+}
+
+// The subscription had to dial anew, and waits for the answer to its greeting: go-redis
+// lets nobody close it meanwhile.
+func TestClosingWhileTheSubscriptionHangs(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		closeHung(t, r, (*link).drop)
+	})
+}
+
+// closeHung closes a coordinator whose Redis hangs, after something more has happened to
+// its connections.
+func closeHung(t *testing.T, r *rig, happens func(*link)) {
+	t.Helper()
+	c, l := r.linked("a", policy, OwnShare)
+	mustAcquire(t, c, video)
+	l.hangs.Store(true)
+	happens(l)
+	go c.Acquire(context.Background(), Request{})
+	time.Sleep(10 * time.Second)
+	start := time.Now()
+	if err := c.Close(); err == nil {
+		t.Error("Close told nothing of a Redis that hangs")
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	l.setCut(true)
+	time.Sleep(time.Minute)
 }
 
 // A Redis that forgets everything, without having been away, learns it again from

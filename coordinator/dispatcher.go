@@ -375,7 +375,7 @@ func (c *Coordinator) listen() {
 		subscribe = c.rdb.SSubscribe
 	}
 	sub := subscribe(c.ctx, c.keys.wakeChannel(c.worker), c.keys.wakeAll())
-	defer sub.Close()
+	c.unsubscribe = func() { sub.Close() }
 	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(30 * time.Second))
 	for confirmed := 0; ; {
 		select {
