@@ -457,14 +457,15 @@ end
 
 -- resumption pauses the account for a while in which all workers tell what they
 -- spent while Redis was away, and go on with their own shares. If the API has asked
--- for a pause, that pause gets longer, and nobody goes on in it. All workers are told,
--- also those who wait and would not ask for long.
+-- for a pause, that pause gets longer, once (tell_until_ms), and nobody goes on in it. All
+-- workers are told, also those who wait and would not ask for long.
 local function resumption(a, p, keys, now, length, worker)
   local key = keys[3]
   local left, api, hold = pause_left(key, now)
-  if length <= left then return end
+  if length <= left + 1 then return end -- instants are not exact
   if api > 0 and redis.call('HGET', key, 'reason') ~= AWAY then
-    redis.call('HSET', key, 'until_ms', ms(now + length), 'length_ms', ms(length))
+    if number(redis.call('HGET', key, 'tell_until_ms')) > now then return end
+    redis.call('HSET', key, 'until_ms', ms(now + length), 'length_ms', ms(length), 'tell_until_ms', ms(now + length))
     redis.call('PEXPIRE', key, int(math.ceil(math.max(length, hold))))
   else
     set_pause(key, now, length, AWAY, worker, a.strikes, a.epoch)

@@ -61,6 +61,28 @@ func TestOneResumptionForTheFleet(t *testing.T) {
 	})
 }
 
+// A pause of the API covers a resumption, or is made to: once, and not anew by each of those
+// who are told of it and come to tell.
+func TestAResumptionInAPauseOfTheAPIComesOnce(t *testing.T) {
+	p := limits{limit: 60, window: 60_000, jitter: 250, headroom: 1, burst: 30}
+	onEachServer(t, func(t *testing.T, s *server) {
+		g := s.admit(t, p, ask{worker: "a", endpoint: -1, n: 1})
+		s.advance(100 * time.Millisecond)
+		s.settle(t, p, "a", "said", 0, g.last, "0", 0, 0, 429, -1, -1, -1, 9_000, 0)
+		s.advance(7 * time.Second)
+		if r := s.settle(t, p, "a", "resume", 6_000); r.paused != 5000 || r.away != 0 {
+			t.Fatalf("%+v, want a pause of 5 s, in which nobody goes on alone", r)
+		}
+		for i, worker := range []string{"b", "c", "b"} {
+			s.advance(50 * time.Millisecond)
+			want := float64(5000 - 50*(i+1))
+			if r := s.settle(t, p, worker, "resume", 60); r.paused != want {
+				t.Fatalf("%s came to tell, and the pause lasts %v, want %v", worker, r.paused, want)
+			}
+		}
+	})
+}
+
 // Who was cut off alone does not stop the others.
 func TestNoResumptionIfRedisWasThereForOthers(t *testing.T) {
 	p := limits{limit: 60, window: 60_000, jitter: 250, headroom: 1, burst: 30}

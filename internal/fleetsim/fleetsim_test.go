@@ -122,3 +122,26 @@ func headerOf(h http.Header, date, reset string) http.Header {
 	h.Set("X-RateLimit-Reset", reset)
 	return h
 }
+
+// Who comes back while the API's pause is nearly over makes it as long as all need to tell
+// what they spent. Each of those who were called to tell made it that long again, and called
+// the others: the fleet stood still for ever. (A random scenario found it, by never ending.)
+func TestAnOutageWithinAPauseOfTheAPIEndsWithIt(t *testing.T) {
+	s := Scenario{
+		Length: 6 * time.Minute,
+		API:    API{Limit: 60},
+		Fleet:  Fleet{Processes: 5},
+		Events: []Event{Pause(2*time.Minute, 9*time.Second), CutOff(2*time.Minute+time.Second, 6*time.Second, 4)},
+	}
+	play(t, s, Fleetlimit, func(t *testing.T, r Result) {
+		late := 0
+		for _, a := range r.Attempts {
+			if a.Left >= 4*time.Minute && a.Left < 6*time.Minute {
+				late++
+			}
+		}
+		if late < 115 || r.CommandsPerAdmission > 5 {
+			t.Errorf("%d requests in the last two minutes, want nearly 120; %.1f commands for each", late, r.CommandsPerAdmission)
+		}
+	})
+}

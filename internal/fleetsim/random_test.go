@@ -2,6 +2,7 @@ package fleetsim
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -280,7 +281,9 @@ func TestAnyScenarioKeepsThePromises(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := drawStory(rt)
 		var r Result
+		endless := time.AfterFunc(5*time.Minute, func() { fmt.Fprintf(os.Stderr, "Still playing:\n%s\n", s) })
 		synctest.Test(t, func(t *testing.T) { r = Run(t, s.Scenario, Fleetlimit) })
+		endless.Stop()
 		played += s.Length
 		n++
 		if broken := s.broken(r); len(broken) > 0 {
