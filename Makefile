@@ -19,6 +19,7 @@ test: ## run all tests, those against a real Redis too (REDIS_URL, or redis-serv
 	@scripts/chromium
 	@scripts/rules-test
 	@scripts/go-test ./...
+	@cd bench && ../scripts/go-test ./...
 
 # Side by side with other limiters, on one Redis; writes bench/bench.json.
 bench: ## measure (minutes, on a quiet machine); ARGS='-h' lists the flags
@@ -37,9 +38,11 @@ soak: ## break everything for ten minutes and see what holds; ARGS='-for 1h', AR
 compose-test: ## start the compose fleet on stand-in images and break it (needs Docker)
 	@scripts/compose-test
 
+# bench is a module of its own, and is checked with the tool of this one.
 lint: ## check format, vet, staticcheck and go.mod
 	@unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then \
 		echo "gofmt -w would change:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
 	go tool staticcheck ./...
 	go mod tidy -diff
+	cd bench && go vet ./... && "$$(cd .. && go tool -n staticcheck)" ./... && go mod tidy -diff

@@ -83,7 +83,7 @@ func drive(s session, callers int, d time.Duration) (tally, error) {
 				n         int64
 				err       error
 			)
-			for err == nil && !over.Load() {
+			for err == nil && (n == 0 || !over.Load()) { // once at least, however short the time
 				asked := time.Now()
 				if err = s.Admit(ctx, caller); err != nil {
 					break

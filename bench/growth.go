@@ -18,13 +18,13 @@ import (
 // A growth is something that gets large, and the state that it leaves in Redis.
 type growth struct {
 	name  string
-	sizes []int
+	sizes func(extent) []int
 	// prepare returns the accounts to use, in a state of this size.
 	prepare func(ctx context.Context, rdb *redis.Client, size int) ([]scriptAccount, error)
 }
 
 var growths = []growth{
-	{"accounts", []int{1, 10_000}, func(ctx context.Context, rdb *redis.Client, size int) ([]scriptAccount, error) {
+	{"accounts", func(e extent) []int { return e.accounts }, func(ctx context.Context, rdb *redis.Client, size int) ([]scriptAccount, error) {
 		accounts := make([]scriptAccount, size)
 		for i := range accounts {
 			accounts[i] = newScriptAccount(fmt.Sprint("accounts-", i), 1_000_000, 10_000)
@@ -34,7 +34,7 @@ var growths = []growth{
 		}
 		return accounts, nil
 	}},
-	{"slots in use", []int{10, 10_000}, func(ctx context.Context, rdb *redis.Client, size int) ([]scriptAccount, error) {
+	{"slots in use", func(e extent) []int { return e.slots }, func(ctx context.Context, rdb *redis.Client, size int) ([]scriptAccount, error) {
 		a := newScriptAccount(fmt.Sprint("slots-", size), 1_000_000, size+10)
 		for held := 0; held < size; held += 10 {
 			if _, err := a.call(nil, 10).run(ctx, rdb); err != nil {
@@ -43,7 +43,7 @@ var growths = []growth{
 		}
 		return []scriptAccount{a}, nil
 	}},
-	{"limit per minute, half of it used", []int{60, 1_000_000}, func(ctx context.Context, rdb *redis.Client, size int) ([]scriptAccount, error) {
+	{"limit per minute, half of it used", func(e extent) []int { return e.limits }, func(ctx context.Context, rdb *redis.Client, size int) ([]scriptAccount, error) {
 		var accounts []scriptAccount
 		for i := range 100 { // of the small limit one account would not do
 			a := newScriptAccount(fmt.Sprint("limit-", size, "-", i), size, 10_000)
@@ -68,21 +68,22 @@ var growths = []growth{
 func grow(ctx context.Context, rdb *redis.Client, o options) ([]row, error) {
 	var rows []row
 	for _, g := range growths {
-		accounts := make([][]scriptAccount, len(g.sizes))
-		for i, size := range g.sizes {
+		sizes := g.sizes(o.extent)
+		accounts := make([][]scriptAccount, len(sizes))
+		for i, size := range sizes {
 			var err error
 			if accounts[i], err = g.prepare(ctx, rdb, size); err != nil {
 				return nil, fmt.Errorf("%s %d: %w", g.name, size, err)
 			}
 		}
-		all := make([][]row, len(g.sizes))
+		all := make([][]row, len(sizes))
 		for range 5 * o.repeats {
-			for i := range g.sizes {
+			for i := range sizes {
 				r, err := growOnce(ctx, rdb, accounts[i])
 				if err != nil {
-					return nil, fmt.Errorf("%s %d: %w", g.name, g.sizes[i], err)
+					return nil, fmt.Errorf("%s %d: %w", g.name, sizes[i], err)
 				}
-				r.Case, r.Size = "growth: "+g.name, g.sizes[i]
+				r.Case, r.Size = "growth: "+g.name, sizes[i]
 				all[i] = append(all[i], r)
 			}
 		}
@@ -164,6 +165,7 @@ func queue(ctx context.Context, rdb *redis.Client, o options, size int) (row, er
 		workers   []*coordinator.Coordinator
 		callers   sync.WaitGroup
 		granted   atomic.Int64
+		failed    = make(chan error, 1)
 		fleet, no = context.WithCancel(ctx)
 	)
 	defer no()
@@ -182,6 +184,12 @@ func queue(ctx context.Context, rdb *redis.Client, o options, size int) (row, er
 			callers.Go(func() {
 				for {
 					if _, err := c.Acquire(fleet, coordinator.Request{}); err != nil {
+						if fleet.Err() == nil {
+							select {
+							case failed <- err:
+							default:
+							}
+						}
 						return
 					}
 					granted.Add(1)
@@ -189,21 +197,31 @@ func queue(ctx context.Context, rdb *redis.Client, o options, size int) (row, er
 			})
 		}
 	}
-	sleep := func(d time.Duration) {
+	sleep := func(d time.Duration) error {
 		select {
 		case <-time.After(d):
+			return nil
+		case err := <-failed:
+			return err
 		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	sleep(8 * time.Second) // until all have a place and know their turns
+	if err := sleep(o.extent.waitingSettle); err != nil {
+		return row{}, err
+	}
 	before, err := readStats(ctx, rdb)
 	if err != nil {
 		return row{}, err
 	}
 	first := granted.Load()
 	start := time.Now()
-	sleep(12 * time.Second) // more than a turn for everybody
-	n := float64(max(1, granted.Load()-first))
+	for n := int64(0); n == 0; n = granted.Load() - first { // of nothing there is no cost
+		if err := sleep(o.extent.waitingOf); err != nil {
+			return row{}, err
+		}
+	}
+	n := float64(granted.Load() - first)
 	after, err := readStats(ctx, rdb)
 	if err != nil {
 		return row{}, err
@@ -226,7 +244,7 @@ func queue(ctx context.Context, rdb *redis.Client, o options, size int) (row, er
 
 // handOver measures how long a freed slot stays idle: from the call of Release in
 // one worker to the return of Acquire in another that waits for it.
-func handOver(ctx context.Context, rdb *redis.Client) (row, error) {
+func handOver(ctx context.Context, rdb *redis.Client, times int) (row, error) {
 	policy := coordinator.Policy{
 		Limit: farLimit, Burst: farLimit, Headroom: 1,
 		Endpoints: []coordinator.Endpoint{{Pattern: endpoint, Slots: 1}},
@@ -246,7 +264,6 @@ func handOver(ctx context.Context, rdb *redis.Client) (row, error) {
 		return row{}, err
 	}
 	var latencies histogram
-	const times = 300
 	for i := range times {
 		type grant struct {
 			permit *coordinator.Permit

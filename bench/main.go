@@ -14,7 +14,7 @@ import (
 
 func main() {
 	child := flag.String("child", "", "be a measuring process (internal)")
-	o := options{}
+	o := options{extent: full}
 	flag.StringVar(&o.redis, "redis", "", "URL of an otherwise idle Redis; default: redis-server from the PATH, started for the run")
 	flag.StringVar(&o.out, "o", "bench.json", "file for the results; empty: none")
 	flag.StringVar(&o.only, "only", "", "only implementations whose name contains this")

@@ -20,6 +20,16 @@ type options struct {
 	redis, out, only, cases string
 	duration                time.Duration
 	repeats                 int
+	extent                  extent
+}
+
+// An extent is how much is measured of what no flag says.
+type extent struct {
+	loads                    []load
+	accounts, slots, limits  []int         // the sizes to which these grow
+	waiting                  []int         // workers
+	waitingSettle, waitingOf time.Duration // until all wait and know their turns; then so long is measured
+	handOvers                int           // of a freed slot
 }
 
 // A load is how many ask at once.
@@ -28,13 +38,19 @@ type load struct {
 	callers, processes int
 }
 
-var loads = []load{
-	{"admission", 1, 1},
-	{"admission", 16, 1},
-	{"admission", 64, 1},
-	{"admission", 256, 1},
-	{"processes", 16, 4},
-	{"processes", 16, 16},
+// full is the benchmark. A test has a smaller one.
+var full = extent{
+	loads: []load{
+		{"admission", 1, 1},
+		{"admission", 16, 1},
+		{"admission", 64, 1},
+		{"admission", 256, 1},
+		{"processes", 16, 4},
+		{"processes", 16, 16},
+	},
+	accounts: []int{1, 10_000}, slots: []int{10, 10_000}, limits: []int{60, 1_000_000},
+	waiting: []int{1, 1000}, waitingSettle: 8 * time.Second, waitingOf: 12 * time.Second, // more than a turn for everybody
+	handOvers: 300,
 }
 
 func run(ctx context.Context, o options) error {
@@ -90,14 +106,14 @@ func alone(ctx context.Context, rdb *redis.Client, o options) (rows []row, err e
 		}
 	}
 	add("growth", func() ([]row, error) { return grow(ctx, rdb, o) })
-	for _, size := range []int{1, 1000} {
+	for _, size := range o.extent.waiting {
 		add("growth: waiting workers", func() ([]row, error) {
 			r, err := queue(ctx, rdb, o, size)
 			return []row{r}, err
 		})
 	}
 	add("freed slot in use again", func() ([]row, error) {
-		r, err := handOver(ctx, rdb)
+		r, err := handOver(ctx, rdb, o.extent.handOvers)
 		return []row{r}, err
 	})
 	add("memory", func() ([]row, error) { return leaseMemory(ctx, rdb) })
@@ -108,7 +124,7 @@ func alone(ctx context.Context, rdb *redis.Client, o options) (rows []row, err e
 // what disturbs the machine for a while disturbs all.
 func compare(ctx context.Context, rdb *redis.Client, o options) ([]row, error) {
 	var rows []row
-	for _, l := range loads {
+	for _, l := range o.extent.loads {
 		if !strings.Contains(l.name, o.cases) {
 			continue
 		}
