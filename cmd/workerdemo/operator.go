@@ -14,11 +14,11 @@ import (
 )
 
 // serveOperator serves what an operator wants of a process: the live page, its
-// metrics, and whether it lives. A process without Redis lives: it works on, degraded.
-func serveOperator(addr string, registry *prometheus.Registry, live http.Handler, log *slog.Logger) (stop func(), err error) {
+// metrics, and whether it lives, at the address that it returns. A process without Redis lives: it works on, degraded.
+func serveOperator(addr string, registry *prometheus.Registry, live http.Handler, log *slog.Logger) (at string, stop func(), err error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("-http %q: %w", addr, err)
+		return "", nil, fmt.Errorf("-http %q: %w", addr, err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", live)
@@ -30,7 +30,7 @@ func serveOperator(addr string, registry *prometheus.Registry, live http.Handler
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
-	return func() {
+	return listener.Addr().String(), func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if server.Shutdown(ctx) != nil {

@@ -288,15 +288,25 @@ func TestExitCodesOfWhatCannotStart(t *testing.T) {
 		{"-h", exitOK, ""},
 		{"worker -h", exitOK, ""},
 		{"upstream -h", exitOK, ""},
+		{"serve -h", exitOK, ""},
+		{"stranger -h", exitOK, ""},
 		{"-workers none", exitUsage, `-workers "none"`},
 		{"worker", exitUsage, "-redis"},
 		{"worker -redis redis://127.0.0.1:1", exitUsage, "-upstream"},
 		{"worker -redis redis://127.0.0.1:1 -upstream http://127.0.0.1:1", exitUsage, "-api-key"},
 		{"upstream -time-scale 0", exitUsage, `-time-scale "0"`},
+		{"serve", exitUsage, "-upstream"},
+		{"serve -upstream http://127.0.0.1:1", exitUsage, "-redis"},
+		{"serve -upstream http://127.0.0.1:1 -redis redis://127.0.0.1:1", exitUsage, "-api-key"},
+		{"serve -upstream http://127.0.0.1:1 -redis redis://127.0.0.1:1 -api-key k -http nowhere", exitFailed, `-http "nowhere"`},
+		{"stranger", exitUsage, "-upstream"},
+		{"stranger -upstream http://127.0.0.1:1", exitUsage, "-api-key"},
+		{"stranger -upstream http://127.0.0.1:1 -api-key k -rate 601", exitUsage, `-rate "601"`},
+		{"-http 0.0.0.0:0", exitUsage, "other machines"},
 		{"-redis redis://:secret@127.0.0.1:1", exitFailed, `-redis "redis://***@127.0.0.1:1" does not answer`},
 		{"upstream -addr nowhere", exitFailed, "nowhere"},
 	} {
-		r := startDemo(t, []string{keyVariable + "="}, strings.Fields(test.args)...)
+		r := startDemo(t, []string{keyVariable + "=", redisVariable + "="}, strings.Fields(test.args)...)
 		if code := r.end(t); code != test.code || !strings.Contains(r.said.String(), test.says) || strings.Contains(r.said.String(), "secret") {
 			t.Errorf("%s: exit code %d, stderr %q", test.args, code, r.said.String())
 		}

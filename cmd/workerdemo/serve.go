@@ -101,11 +101,12 @@ func serve(ctx context.Context, s setup, account string, m mix, addr string, log
 			return err
 		}
 		defer live.Close()
-		stop, err := serveOperator(addr, registry, live, log)
+		at, stop, err := serveOperator(addr, registry, live, log)
 		if err != nil {
 			return err
 		}
 		defer stop()
+		addr = at // of port 0 nobody would know which one it has become
 	}
 	log.Info("the worker has begun", "account", c.Account(), "worker", c.Worker(), "tier", s.Plan.Tier, "http", addr)
 	w.workOn(ctx, m, log)
