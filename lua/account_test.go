@@ -29,16 +29,18 @@ func TestAccountAgreesWithModel(t *testing.T) {
 			t.Repeat(map[string]func(*rapid.T){
 				"admit":      d.admit,
 				"admit many": d.admit,
+				"together":   d.together,
+				"free":       d.alone(d.free),
 				"come back":  d.comeBack,
-				"release":    d.release,
-				"return":     d.giveBack,
-				"late":       d.late,
-				"spent":      d.spent,
-				"again":      d.again,
-				"job":        d.job,
-				"said":       d.said,
+				"release":    d.alone(d.release),
+				"return":     d.alone(d.giveBack),
+				"late":       d.alone(d.late),
+				"spent":      d.alone(d.spent),
+				"again":      d.alone(d.again),
+				"job":        d.alone(d.job),
+				"said":       d.alone(d.said),
 				"renew":      d.renew,
-				"leave":      d.leave,
+				"leave":      d.alone(d.leave),
 				"inspect":    d.inspect,
 				"time":       d.time,
 				"time more":  d.time,
@@ -109,27 +111,36 @@ func (d *duel) drawPermit(t *rapid.T, usable func(permit) bool) *permit {
 
 func (d *duel) ask(t *rapid.T, a ask) admission {
 	r := d.s.admit(t, d.p, a)
+	d.granted(t, a, r)
+	return r
+}
+
+// granted checks an admission against the model, and remembers its permits.
+func (d *duel) granted(t *rapid.T, a ask, r admission) {
 	d.m.admit(t, a, r)
 	for seq := r.last - int64(r.granted) + 1; seq <= r.last; seq++ {
 		d.permits = append(d.permits, permit{
 			worker: a.worker, endpoint: a.endpoint, seq: seq, lease: r.lease(a.worker, seq), reply: r,
 		})
 	}
-	return r
 }
 
 func (d *duel) admit(t *rapid.T) {
+	worker := d.drawWorker(t)
+	d.ask(t, d.drawAsk(t, worker, rapid.IntRange(-1, 1).Draw(t, "endpoint")))
+}
+
+func (d *duel) drawAsk(t *rapid.T, worker string, endpoint int) ask {
 	a := ask{
-		worker:   d.drawWorker(t),
-		endpoint: rapid.IntRange(-1, 1).Draw(t, "endpoint"),
-		n:        rapid.SampledFrom([]int{1, 1, 2, 7, 40, d.p.limit, d.p.limit + 5}).Draw(t, "n"),
+		worker: worker, endpoint: endpoint,
+		n: rapid.SampledFrom([]int{1, 1, 2, 7, 40, d.p.limit, d.p.limit + 5}).Draw(t, "n"),
 	}
 	a.n = min(a.n, 256)
 	if d.crowd {
 		a.queue = rapid.Bool().Draw(t, "queue")
 		a.headStart = rapid.SampledFrom([]float64{0, 0, 60_000, -60_000}).Draw(t, "head start")
 	}
-	d.ask(t, a)
+	return a
 }
 
 // comeBack: who comes when it was told to, and finds nobody in its way, is served.

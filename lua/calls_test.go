@@ -160,12 +160,20 @@ func (s *server) exchangeCall(p limits, worker string, ops []any) ([]string, []a
 
 func (s *server) settle(f fails, p limits, worker string, ops ...any) settlement {
 	f.Helper()
+	r, _ := s.exchange(f, p, worker, 0, ops)
+	return r
+}
+
+// exchange runs operations of which so many are admits; parseAdmission reads the answers
+// to those.
+func (s *server) exchange(f fails, p limits, worker string, admits int, ops []any) (settlement, []string) {
+	f.Helper()
 	keys, args := s.exchangeCall(p, worker, ops)
 	v := s.run(f, s.exchangeScript, keys, args)
-	if len(v) != exchanged {
-		f.Fatalf("exchange.lua answered %q, want %d values", v, exchanged)
+	if len(v) != exchanged+admits*admitted {
+		f.Fatalf("exchange.lua answered %q, want %d values", v, exchanged+admits*admitted)
 	}
-	return settlement{int(parse(f, v[0])), int64(parse(f, v[1])), parse(f, v[2]), parse(f, v[3]), int64(parse(f, v[4]))}
+	return settlement{int(parse(f, v[0])), int64(parse(f, v[1])), parse(f, v[2]), parse(f, v[3]), int64(parse(f, v[4]))}, v
 }
 
 // A held is a lease and its endpoint, counted from 0.

@@ -19,7 +19,7 @@ func TestAccountRecoversFromLossAndGarbage(t *testing.T) {
 			// Some state first: leases, places, pauses, jobs.
 			for range rapid.IntRange(1, 25).Draw(t, "operations") {
 				rapid.SampledFrom([]func(*rapid.T){
-					d.admit, d.admit, d.admit, d.release, d.giveBack, d.late, d.spent, d.job, d.said, d.time,
+					d.admit, d.admit, d.together, d.alone(d.release), d.alone(d.giveBack), d.alone(d.late), d.alone(d.spent), d.alone(d.job), d.alone(d.said), d.time,
 				}).Draw(t, "operation")(t)
 			}
 			for range rapid.IntRange(1, 3).Draw(t, "faults") {

@@ -51,8 +51,8 @@ func TestScriptsDeclareAllKeys(t *testing.T) {
 		d := newDuel(t, s)
 		d.crowd = true
 		t.Repeat(map[string]func(*rapid.T){
-			"admit": d.admit, "admit many": d.admit, "release": d.release, "return": d.giveBack, "late": d.late, "spent": d.spent,
-			"again": d.again, "job": d.job, "said": d.said, "renew": d.renew, "leave": d.leave, "time": d.time,
+			"admit": d.admit, "admit many": d.admit, "together": d.together, "release": d.alone(d.release), "return": d.alone(d.giveBack), "late": d.alone(d.late), "spent": d.alone(d.spent),
+			"again": d.alone(d.again), "job": d.alone(d.job), "said": d.alone(d.said), "renew": d.renew, "leave": d.alone(d.leave), "time": d.time,
 		})
 	})
 }

@@ -10,12 +10,62 @@ import (
 	"pgregory.net/rapid"
 )
 
-// settle runs operations and checks what the script answers against the model.
-func (d *duel) settle(t *rapid.T, worker string, released int, ops ...any) {
-	r := d.s.settle(t, d.p, worker, ops...)
+// A deed is an operation of a worker, other than admit.
+type deed struct {
+	args []any
+	// done takes it over into the model, and says how many leases it frees.
+	done func(now float64) (released int)
+}
+
+// alone makes an exchange of one operation.
+func (d *duel) alone(draw func(*rapid.T, string) deed) func(*rapid.T) {
+	return func(t *rapid.T) {
+		worker := d.drawWorker(t)
+		d.exchange(t, worker, []deed{draw(t, worker)}, nil)
+	}
+}
+
+// together is an exchange as busy coordinators have them: several operations, and asks for
+// different endpoints.
+func (d *duel) together(t *rapid.T) {
+	worker := d.drawWorker(t)
+	var deeds []deed
+	for range rapid.IntRange(0, 4).Draw(t, "operations") {
+		deeds = append(deeds, rapid.SampledFrom([]func(*rapid.T, string) deed{
+			d.release, d.free, d.giveBack, d.late, d.spent, d.again, d.job, d.leave,
+		}).Draw(t, "operation")(t, worker))
+	}
+	if rapid.IntRange(0, 3).Draw(t, "the API has spoken") == 0 {
+		deeds = append(deeds, d.said(t, worker)) // last: then what it tells of strangers can be read afterwards
+	}
+	var asks []ask
+	for _, e := range rapid.Permutation([]int{-1, 0, 1}).Draw(t, "endpoints")[:rapid.IntRange(2, 3).Draw(t, "asks")] {
+		asks = append(asks, d.drawAsk(t, worker, e))
+	}
+	d.exchange(t, worker, deeds, asks)
+}
+
+// exchange checks what the script answers against the model, which does one thing after
+// the other.
+func (d *duel) exchange(t *rapid.T, worker string, deeds []deed, asks []ask) {
+	var ops []any
+	for _, one := range deeds {
+		ops = append(ops, one.args...)
+	}
+	for _, a := range asks {
+		ops = append(ops, a.args()...)
+	}
+	r, v := d.s.exchange(t, d.p, worker, len(asks), ops)
 	now := d.m.load()
+	released := 0
+	for _, one := range deeds {
+		released += one.done(now)
+	}
+	for i, a := range asks {
+		d.granted(t, a, parseAdmission(t, v, i, a))
+	}
 	if paused := d.m.pauseLeft(0, now); r.released != released || r.epoch != d.m.epoch || !near(r.paused, paused) {
-		t.Fatalf("settle answered %+v, want %d released, epoch %d, paused %v", r, released, d.m.epoch, paused)
+		t.Fatalf("exchange.lua answered %+v, want %d released, epoch %d, paused %v", r, released, d.m.epoch, paused)
 	}
 	if r.paused > longestPause {
 		t.Fatalf("a pause of %v", r.paused)
@@ -26,88 +76,108 @@ func withSlot(p permit) bool { return p.endpoint >= 0 }
 
 // release: also of leases that have been released, have expired, or are another
 // worker's.
-func (d *duel) release(t *rapid.T) {
-	p := d.drawPermit(t, withSlot)
-	worker := rapid.SampledFrom([]string{p.worker, p.worker, d.drawWorker(t)}).Draw(t, "who")
+func (d *duel) release(t *rapid.T, worker string) deed {
+	p := *d.drawPermit(t, d.mostlyOf(t, worker, withSlot))
 	linger := rapid.SampledFrom([]float64{0, 0, 10, 29_000}).Draw(t, "linger")
-	now := d.m.load()
-	released := d.m.release(now, worker, p.endpoint, p.lease, linger)
-	d.settle(t, worker, released, "release", p.endpoint+1, p.lease, linger)
+	return deed{[]any{"release", p.endpoint + 1, p.lease, linger}, func(now float64) int {
+		return d.m.release(now, worker, p.endpoint, p.lease, linger)
+	}}
+}
+
+// mostlyOf: now and then a worker names what is another's.
+func (d *duel) mostlyOf(t *rapid.T, worker string, usable func(permit) bool) func(permit) bool {
+	if rapid.IntRange(0, 3).Draw(t, "anybody's") == 0 {
+		return usable
+	}
+	return func(p permit) bool { return p.worker == worker && usable(p) }
+}
+
+// free: as release, of several at once; the same one twice, perhaps.
+func (d *duel) free(t *rapid.T, worker string) deed {
+	e := rapid.IntRange(0, len(d.p.endpoints)-1).Draw(t, "endpoint")
+	var leases []any
+	for range rapid.IntRange(1, 3).Draw(t, "leases") {
+		leases = append(leases, d.drawPermit(t, d.mostlyOf(t, worker, func(p permit) bool { return p.endpoint == e })).lease)
+	}
+	return deed{append([]any{"free", e + 1, len(leases)}, leases...), func(now float64) (released int) {
+		for _, lease := range leases {
+			released += d.m.release(now, worker, e, lease.(string), 0)
+		}
+		return released
+	}}
 }
 
 // giveBack: of requests that the window still holds, or that have long left it.
-func (d *duel) giveBack(t *rapid.T) {
+func (d *duel) giveBack(t *rapid.T, worker string) deed {
 	edge := max(d.m.now, d.m.last) - d.p.horizon()
 	p := d.drawPermit(t, func(p permit) bool {
 		// Those that leave just now may be counted or not.
-		return !p.sent && !slices.ContainsFunc(d.m.log, func(r request) bool {
+		return p.worker == worker && !p.sent && !slices.ContainsFunc(d.m.log, func(r request) bool {
 			return r.seq == p.seq && (r.gone || r.at <= edge)
 		})
 	})
-	now := d.m.load()
 	p.sent = true
-	released := 0
-	if p.endpoint >= 0 {
-		released = d.m.release(now, p.worker, p.endpoint, p.lease, 0)
-	}
-	d.m.giveBack(now, p.seq)
-	d.settle(t, p.worker, released, "return", p.endpoint+1, p.lease, p.seq)
+	e, lease, seq := p.endpoint, p.lease, p.seq
+	return deed{[]any{"return", e + 1, lease, seq}, func(now float64) (released int) {
+		if e >= 0 {
+			released = d.m.release(now, worker, e, lease, 0)
+		}
+		d.m.giveBack(now, seq)
+		return released
+	}}
 }
 
 // spent: requests that were sent while Redis was away.
-func (d *duel) spent(t *rapid.T) {
-	worker := d.drawWorker(t)
+func (d *duel) spent(t *rapid.T, _ string) deed {
 	n := rapid.IntRange(1, 5).Draw(t, "n")
 	age := rapid.Float64Range(0, 1.2*d.p.horizon()).Draw(t, "age")
 	age = math.Round(age*1000) / 1000 // as exact as an instant in Redis is
-	now := d.m.load()
-	d.m.spent(now, n, age)
-	d.settle(t, worker, 0, "spent", n, age)
+	return deed{[]any{"spent", n, age}, func(now float64) int { d.m.spent(now, n, age); return 0 }}
 }
 
-func (d *duel) late(t *rapid.T) {
-	p := d.drawPermit(t, func(p permit) bool { return !p.sent })
-	now := d.m.load()
+func (d *duel) late(t *rapid.T, worker string) deed {
+	p := d.drawPermit(t, func(p permit) bool { return p.worker == worker && !p.sent })
 	p.sent, p.late = true, true
-	d.m.leftLate(now, p.seq)
-	d.settle(t, p.worker, 0, "late", p.seq)
+	seq := p.seq
+	return deed{[]any{"late", seq}, func(now float64) int { d.m.leftLate(now, seq); return 0 }}
 }
 
 // again: the transport has sent a request once more, without asking.
-func (d *duel) again(t *rapid.T) {
-	d.m.sentAgain(d.m.load())
-	d.settle(t, d.drawWorker(t), 0, "again")
+func (d *duel) again(*rapid.T, string) deed {
+	return deed{[]any{"again"}, func(now float64) int { d.m.sentAgain(now); return 0 }}
 }
 
 // job: a lease is bound to a job, the job is seen, the job is done; any order.
-func (d *duel) job(t *rapid.T) {
+func (d *duel) job(t *rapid.T, worker string) deed {
 	e := len(d.p.endpoints) - 1
 	ttl := d.p.endpoints[e].jobLease
 	number := rapid.IntRange(0, len(jobs)-1).Draw(t, "job")
 	name, key := jobs[number], jobKey(d.p, number)
-	worker := d.drawWorker(t)
-	s, j := &d.m.semaphore[e], d.m.jobs[name]
-	switch rapid.SampledFrom([]string{"bind", "seen", "done"}).Draw(t, "operation") {
+	switch rapid.SampledFrom([]string{"bind", "seen", "done"}).Draw(t, "what of the job") {
 	case "bind":
-		p := d.drawPermit(t, func(p permit) bool { return p.endpoint == e })
-		now := d.m.load()
-		if _, there := s.leases[p.lease]; there && p.worker == worker {
-			s.extend(p.lease, now, ttl)
-			d.m.jobs[name] = &job{p.lease, ttl}
-		}
-		d.settle(t, worker, 0, "bind", e+1, p.lease, key, ttl)
-	case "seen":
-		now := d.m.load()
-		if j != nil {
-			if _, there := s.leases[j.lease]; there {
-				s.extend(j.lease, now, ttl)
-				j.kept = ttl
+		p := *d.drawPermit(t, d.mostlyOf(t, worker, func(p permit) bool { return p.endpoint == e }))
+		return deed{[]any{"bind", e + 1, p.lease, key, ttl}, func(now float64) int {
+			s := &d.m.semaphore[e]
+			if _, there := s.leases[p.lease]; there && p.worker == worker {
+				s.extend(p.lease, now, ttl)
+				d.m.jobs[name] = &job{p.lease, ttl}
 			}
-		}
-		d.settle(t, worker, 0, "seen", e+1, key, ttl)
-	case "done":
-		d.m.load()
-		released := 0
+			return 0
+		}}
+	case "seen":
+		return deed{[]any{"seen", e + 1, key, ttl}, func(now float64) int {
+			s, j := &d.m.semaphore[e], d.m.jobs[name]
+			if j != nil {
+				if _, there := s.leases[j.lease]; there {
+					s.extend(j.lease, now, ttl)
+					j.kept = ttl
+				}
+			}
+			return 0
+		}}
+	}
+	return deed{[]any{"done", e + 1, key}, func(float64) (released int) {
+		s, j := &d.m.semaphore[e], d.m.jobs[name]
 		if j != nil {
 			if _, there := s.leases[j.lease]; there {
 				delete(s.leases, j.lease)
@@ -115,8 +185,8 @@ func (d *duel) job(t *rapid.T) {
 			}
 			delete(d.m.jobs, name)
 		}
-		d.settle(t, worker, released, "done", e+1, key)
-	}
+		return released
+	}}
 }
 
 func (d *duel) renew(t *rapid.T) {
@@ -156,16 +226,15 @@ func (d *duel) alive() float64 {
 	return unmissed / 4
 }
 
-func (d *duel) leave(t *rapid.T) {
+func (d *duel) leave(t *rapid.T, _ string) deed {
 	e := rapid.IntRange(-1, len(d.p.endpoints)-1).Draw(t, "endpoint")
-	d.settle(t, d.drawWorker(t), 0, "leave", e+1)
+	return deed{[]any{"leave", e + 1}, func(float64) int { return 0 }}
 }
 
 // said: what the API says of a permit, honest about what the fleet has sent, or
 // not, if there are strangers.
-func (d *duel) said(t *rapid.T) {
-	p := d.drawPermit(t, nil)
-	now := d.m.load()
+func (d *duel) said(t *rapid.T, worker string) deed {
+	p := *d.drawPermit(t, func(p permit) bool { return p.worker == worker })
 	limit := rapid.SampledFrom([]int{-1, d.p.limit, d.p.limit, max(1, d.p.limit/3), 2 * d.p.limit}).Draw(t, "limit")
 	if p.late {
 		limit = -1 // the API counted up to an instant that nobody knows
@@ -187,10 +256,10 @@ func (d *duel) said(t *rapid.T) {
 		s.retryAfter = rapid.SampledFrom([]float64{-1, 0, 700, 20_000, 86_400_000}).Draw(t, "retry after")
 		s.reset = rapid.SampledFrom([]float64{-1, 5000}).Draw(t, "reset")
 	}
-	keys, args := d.s.exchangeCall(d.p, p.worker, s.args())
-	d.s.run(t, d.s.exchangeScript, keys, args)
-	d.m.said(t, now, s, p.reply.last, p.reply.own, d.s.field(t, "foreign"))
-	d.settle(t, p.worker, 0)
+	return deed{s.args(), func(now float64) int {
+		d.m.said(t, now, s, p.reply.last, p.reply.own, d.s.field(t, "foreign"))
+		return 0
+	}}
 }
 
 // inspect: an operator is told what the next admission would find.
@@ -211,7 +280,7 @@ func (d *duel) inspect(t *rapid.T) {
 	if err := json.Unmarshal([]byte(text), &told); err != nil {
 		t.Fatalf("inspect.lua answered %s: %v", text, err)
 	}
-	d.settle(t, "a", 0)
+	d.exchange(t, "a", nil, nil)
 	if d.m.last > d.m.now {
 		return // the clock was set back: the account is ahead of it
 	}
