@@ -49,7 +49,7 @@ var full = extent{
 		{"processes", 16, 16},
 	},
 	accounts: []int{1, 10_000}, slots: []int{10, 10_000}, limits: []int{60, 1_000_000},
-	waiting: []int{1, 1000}, waitingSettle: 8 * time.Second, waitingOf: 12 * time.Second, // more than a turn for everybody
+	waiting: []int{1, 1000}, waitingSettle: 20 * time.Second, waitingOf: 30 * time.Second,
 	handOvers: 300,
 }
 
