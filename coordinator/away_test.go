@@ -28,7 +28,7 @@ type link struct {
 	hangs atomic.Bool
 	deaf  atomic.Bool // messages of subscriptions are lost
 	mu    sync.Mutex
-	conns []net.Conn
+	conns []*linkConn
 }
 
 var errCut = errors.New("cut off")
@@ -43,25 +43,45 @@ func (l *link) dial(context.Context, string, string) (net.Conn, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.conns = append(l.conns, conn)
-	return &linkConn{conn, l}, nil
+	c := &linkConn{Conn: conn, l: l}
+	l.conns = append(l.conns, c)
+	return c, nil
 }
 
 type linkConn struct {
 	net.Conn
-	l *link
+	l      *link
+	killed atomic.Bool // by the server
 }
 
 func (c *linkConn) Write(b []byte) (int, error) {
-	if c.l.hangs.Load() {
+	if c.l.hangs.Load() || c.killed.Load() {
 		return len(b), nil // and nothing will ever come back
 	}
 	return c.Conn.Write(b)
 }
 
+func (c *linkConn) SetWriteDeadline(at time.Time) error {
+	return c.unlessKilled(c.Conn.SetWriteDeadline(at))
+}
+func (c *linkConn) SetReadDeadline(at time.Time) error {
+	return c.unlessKilled(c.Conn.SetReadDeadline(at))
+}
+
+// unlessKilled drops an error that a kernel's connection would not have: its own end is open.
+func (c *linkConn) unlessKilled(err error) error {
+	if c.killed.Load() {
+		return nil
+	}
+	return err
+}
+
 func (c *linkConn) Read(b []byte) (int, error) {
 	for {
 		n, err := c.Conn.Read(b)
+		if c.killed.Load() {
+			return 0, io.EOF
+		}
 		if err != nil || !c.l.deaf.Load() || !bytes.Contains(b[:n], []byte("\r\nmessage\r\n")) {
 			return n, err
 		}
@@ -80,6 +100,17 @@ func (l *link) drop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range l.conns {
+		c.Close()
+	}
+	l.conns = nil
+}
+
+// kill is CLIENT KILL of all connections: the server closes them, and takes new ones.
+func (l *link) kill() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.conns {
+		c.killed.Store(true)
 		c.Close()
 	}
 	l.conns = nil

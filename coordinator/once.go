@@ -37,9 +37,10 @@ func (c *Coordinator) process(ctx context.Context, command []any) ([]string, err
 	return cmd.Val(), legible("exchange.lua", err)
 }
 
-// sendOnce is send, repeated as long as nothing can have been carried out, and once if a
-// connection has broken, as those do that were closed while they were idle: then without
-// what must not be said twice.
+// sendOnce is send, repeated as long as nothing can have been carried out, and if a
+// connection has broken, as those do that were closed while they were idle, of which there
+// can be several: then without what must not be said twice, and for one permit of each
+// lane, since nobody may get those that were granted before.
 func (c *Coordinator) sendOnce(ctx context.Context, asks []ask, ops []op) (a answer, err error) {
 	x, broken := new(call), false
 	for resends := 0; ; resends++ {
@@ -52,8 +53,8 @@ func (c *Coordinator) sendOnce(ctx context.Context, asks []ask, ops []op) (a ans
 			if !sleepOr(ctx, (firstResend<<(2*resends))/2+rand.N(firstResend<<(2*resends))) {
 				return a, err
 			}
-		case hasBroken(err) && !broken:
-			broken, ops = true, sayable(ops)
+		case hasBroken(err):
+			broken, ops, asks = true, sayable(ops), ofOne(asks)
 		default:
 			return a, err
 		}
@@ -87,6 +88,15 @@ func sayable(ops []op) []op {
 		}
 	}
 	return slices.DeleteFunc(again, func(o op) bool { return o.kind == opRelease && o.permit.lease == "" })
+}
+
+// ofOne returns the same wishes for one permit each.
+func ofOne(asks []ask) []ask {
+	asks = slices.Clone(asks)
+	for i := range asks {
+		asks[i].n = 1
+	}
+	return asks
 }
 
 func sleepOr(ctx context.Context, d time.Duration) bool {
