@@ -221,7 +221,7 @@ func (c *Coordinator) tell(first bool) (left time.Duration, err error) {
 			c.lostMemory()
 			c.share.born = born
 		}
-		c.told(ops, now)
+		c.told(ops, now, a.settled.born)
 		more := c.share.dirty || len(c.outbox) > 0
 		c.mu.Unlock()
 		if !more {

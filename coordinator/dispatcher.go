@@ -169,14 +169,14 @@ func (c *Coordinator) unheard(now time.Time) (ops []op) {
 	return ops
 }
 
-// told notes that Redis has heard. c.mu must be held.
-func (c *Coordinator) told(ops []op, now time.Time) {
+// told notes that Redis has heard, in the account of this birth. c.mu must be held.
+func (c *Coordinator) told(ops []op, now time.Time, born int64) {
 	for _, o := range ops {
 		switch o.kind {
 		case opSpent:
 			o.lot.untold = max(0, o.lot.untold-o.count)
 		case opAdopt:
-			o.permit.unknown, o.permit.renewed = false, now
+			o.permit.unknown, o.permit.renewed, o.permit.knownTo = false, now, born
 		case opForget:
 			c.forgotten(o.lane, now)
 		}
@@ -229,7 +229,7 @@ func (c *Coordinator) exchange(asks []ask, ops []op) bool {
 	for _, r := range a.replies {
 		c.hearReply(r)
 	}
-	c.told(ops, asked)
+	c.told(ops, asked, a.settled.born)
 	c.observe(asks, ops, a)
 	for i, r := range a.replies {
 		c.serve(asks[i], r, asked)

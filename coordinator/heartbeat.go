@@ -126,6 +126,7 @@ func (c *Coordinator) ask(every time.Duration) {
 // renew is one call of renew.lua.
 func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration) error {
 	keys, args := c.renewArgs(leases, alive)
+	knew, knownTo := c.knowing(leases)
 	reply, err := inTime(c.ctx, c.timeout, func(ctx context.Context) (renewal, error) {
 		values, err := lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
 		if err != nil {
@@ -142,17 +143,18 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 	}
 	c.mu.Lock()
 	c.expected = now.Add(time.Duration(float64(alive) * overdue))
-	if reply.born != "" && c.share.born != 0 && reply.born != formatInt(c.share.born) {
+	if reply.born != "" && knew != 0 && knew == c.share.born && reply.born != formatInt(knew) {
 		c.signal()
-		c.lostMemory() // leases are not lost with it: they are told again
-		reply.lost = nil
+		c.lostMemory()
 	}
 	var gone []*Permit
-	for _, p := range leases {
+	for i, p := range leases {
 		switch {
 		case reply.wrong[c.keys.slotsOf(p.lane.name)]:
 		case !reply.lost[p.lease]:
 			p.renewed = now
+		case reply.born != "" && reply.born != formatInt(knownTo[i]):
+			// It is not lost: this account has not been told of it yet.
 		case c.unhold(p):
 			p.gone = true
 			gone = append(gone, p)
@@ -168,6 +170,17 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 	c.mu.Unlock()
 	c.tellLost(gone)
 	return nil
+}
+
+// knowing returns the birth of the account as this worker knows it, and of those that had
+// been told of the leases.
+func (c *Coordinator) knowing(leases []*Permit) (knew int64, knownTo []int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range leases {
+		knownTo = append(knownTo, p.knownTo)
+	}
+	return c.share.born, knownTo
 }
 
 // A renewal is the answer of renew.lua.

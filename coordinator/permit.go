@@ -43,6 +43,7 @@ type Permit struct {
 
 	// Guarded by Coordinator.mu.
 	unknown bool      // Redis does not know the lease
+	knownTo int64     // the birth of the account that was told of it last; 0: of none yet
 	gone    bool      // the lease was lost
 	renewed time.Time // the lease lives at least leaseTTL from here
 
@@ -58,7 +59,7 @@ type Permit struct {
 func (c *Coordinator) newPermit(l *lane, r *admission, seq int64, asked, now time.Time) *Permit {
 	p := &Permit{
 		c: c, lane: l, seq: seq, base: r.last - r.own, epoch: r.epoch,
-		admitted: r.at, since: r.since, asked: asked, counted: now, renewed: asked,
+		admitted: r.at, since: r.since, asked: asked, counted: now, renewed: asked, knownTo: r.born,
 	}
 	if l.slots > 0 {
 		p.lease = c.leaseName(r.at, seq)

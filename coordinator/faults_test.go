@@ -1,0 +1,405 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2/server"
+	"github.com/redis/go-redis/v9"
+)
+
+// A logbook writes down when the workers of a fleet went on alone, and when they were back.
+type logbook struct {
+	mu          sync.Mutex
+	alone, back []time.Time
+	forgot      []time.Time // when they found that Redis had forgotten the account
+	errs        []error     // that callers got
+}
+
+func (l *logbook) note(times *[]time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	*times = append(*times, time.Now())
+}
+
+func (l *logbook) count(times *[]time.Time) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(*times)
+}
+
+func (l *logbook) events() Events {
+	return Events{
+		Degraded:   func(Degradation) { l.note(&l.alone) },
+		Recovered:  func(Recovery) { l.note(&l.back) },
+		MemoryLost: func(MemoryLoss) { l.note(&l.forgot) },
+		Refused: func(e Refusal) {
+			if errors.Is(e.Err, context.DeadlineExceeded) {
+				return // the test is over
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.errs = append(l.errs, e.Err)
+		},
+	}
+}
+
+// fleetWith is a fleet without callers, each on a client of its own as anybody makes it,
+// retries and all.
+func (r *rig) fleetWith(n int, p Policy, e Events) (workers []*Coordinator, links []*link) {
+	r.t.Helper()
+	for i := range n {
+		l := &link{r: r}
+		rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379", Dialer: l.dial, DisableIdentity: true, Protocol: 2})
+		r.ends = append(r.ends, func() { rdb.Close() })
+		c, err := New(rdb, p, Options{Account: "acme", Worker: fmt.Sprint("w", i), Logger: slog.New(slog.DiscardHandler), Events: e})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		workers, links = append(workers, c), append(links, l)
+	}
+	return workers, links
+}
+
+// born is when the account was created, as Redis has it.
+func (r *rig) born() time.Time {
+	r.t.Helper()
+	ms, err := strconv.ParseInt(r.mini.HGet("fleetlimit:{acme}:account", "born_ms"), 10, 64)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return time.UnixMilli(ms)
+}
+
+// allWithin says whether there are so many instants, none before from or more than d after it.
+func allWithin(times []time.Time, n int, from time.Time, d time.Duration) bool {
+	return len(times) == n && !slices.ContainsFunc(times, func(at time.Time) bool {
+		return at.Before(from) || at.Sub(from) > d
+	})
+}
+
+// After FLUSHALL the fleet finds out with its next exchange, and then has five seconds to
+// tell what it spent, in which it goes on with its shares. One that is idle finds out with a
+// heartbeat.
+func TestAfterAFlushAllTellForFiveSecondsWhatTheySpent(t *testing.T) {
+	for name, fleet := range map[string]struct {
+		callers int
+		notices time.Duration
+	}{"busy": {3, time.Second}, "idle": {0, 10 * time.Second}} {
+		t.Run(name, func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T, r *rig) {
+				const limit, n = 120, 4
+				var log logbook
+				workers, _ := r.fleetWith(n, Policy{Limit: limit, Headroom: 1}, log.events())
+				for _, c := range workers {
+					mustAcquire(t, c, "")
+				}
+				begun := time.Now()
+				var flushed time.Time
+				time.AfterFunc(123*time.Second, func() {
+					flushed = time.Now()
+					r.mini.FlushAll()
+				})
+				times := grantTimes(t, workers, fleet.callers, 5*time.Minute, func(p *Permit) {
+					p.Sent()
+					time.Sleep(100 * time.Millisecond)
+				})
+				time.Sleep(5*time.Minute - time.Since(begun))
+				synctest.Wait()
+				log.mu.Lock()
+				defer log.mu.Unlock()
+				born := r.born()
+				if !allWithin([]time.Time{born}, 1, flushed, fleet.notices) {
+					t.Errorf("noticed %v after the flush, want %v at most", born.Sub(flushed), fleet.notices)
+				}
+				const exact = 100 * time.Millisecond
+				if !allWithin(log.forgot, n, born, exact) || !allWithin(log.alone, n, born, exact) {
+					t.Errorf("noticed at %v and alone from %v on, want all %d at %v", log.forgot, log.alone, n, born)
+				}
+				if !allWithin(log.back, n, born.Add(5*time.Second), exact) {
+					t.Errorf("back at %v, want all %d five seconds after %v", log.back, n, born)
+				}
+				if len(log.errs) != 0 {
+					t.Errorf("callers got errors: %v", log.errs)
+				}
+				if most := mostWithin(times, time.Minute); most > limit {
+					t.Errorf("%d requests in a minute, limit %d", most, limit)
+				}
+				from := flushed.Sub(begun)
+				if got := between(times, from, from+5*time.Second); fleet.callers > 0 && got < 5*limit/60/2 {
+					t.Errorf("%d requests in the five seconds, want the fleet to go on", got)
+				}
+				closeAll(t, workers...)
+			})
+		})
+	}
+}
+
+// Which slots are taken is told with heartbeats, and by those who watch jobs with their
+// polls: until all have had the time for it, no slot is given.
+func TestAfterAFlushNoSlotIsGivenForAHeartbeat(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		var log logbook
+		p := Policy{Limit: 6000, Headroom: 1, Endpoints: []Endpoint{
+			{Pattern: chat, Slots: 2}, {Pattern: video, Slots: 2, JobTTL: 10 * time.Minute},
+		}}
+		workers, _ := r.fleetWith(2, p, log.events())
+		var held []*Permit
+		for _, e := range []string{chat, video} {
+			held = append(held, mustAcquire(t, workers[0], e))
+		}
+		mustAcquire(t, workers[1], "")
+		time.Sleep(time.Minute)
+		r.mini.FlushAll()
+		for e, after := range map[string]time.Duration{
+			chat:  30*time.Second/3 + time.Second,
+			video: time.Minute + time.Second, // a third of the TTL would be more
+		} {
+			waits := acquireSoon(workers[1], e)
+			go func() {
+				at := (<-waits).Sub(r.born())
+				// Who waits for a slot asks once a second.
+				if at < after || at > after+time.Second+time.Millisecond {
+					t.Errorf("a slot of %s was given %v after the flush, want %v, and a second more at most", e, at, after)
+				}
+			}()
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		s, err := workers[0].State(context.Background())
+		if err != nil || s.Endpoints[0].InUse != 1 || s.Endpoints[1].InUse != 1 {
+			t.Errorf("%+v %v, want of each endpoint the slot in use that was held before", s.Endpoints, err)
+		}
+		for _, p := range held {
+			select {
+			case <-p.Lost():
+				t.Errorf("a slot of %s was lost", p.lane.name)
+			default:
+			}
+			p.Release()
+		}
+		closeAll(t, workers...)
+	})
+}
+
+// Whoever does nothing but hold slots finds out with a heartbeat that Redis has forgotten
+// them, and tells it again before it takes them to be lost.
+func TestAnIdleHolderKeepsItsSlotWhenRedisForgets(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", policy)
+		held := mustAcquire(t, c, chat)
+		for range 5 {
+			time.Sleep(63 * time.Second) // now and then just before a heartbeat
+			r.mini.FlushAll()
+		}
+		time.Sleep(2 * time.Minute)
+		select {
+		case <-held.Lost():
+			t.Error("the slot was lost, though nobody else can have taken it")
+		default:
+		}
+		if s, err := c.State(context.Background()); err != nil || s.Endpoints[0].InUse != 1 {
+			t.Errorf("%+v %v, want the slot in use", s.Endpoints, err)
+		}
+		held.Release()
+		closeAll(t, c)
+	})
+}
+
+// SCRIPT FLUSH costs the call that finds out one command more, and no time.
+func TestAScriptFlushCostsOneCommandAndNoTime(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		commands := new(countCommands)
+		r.rdb.AddHook(commands)
+		c := r.workerWith("a", Policy{Limit: 600, Headroom: 1}, noOutage(t))
+		mustAcquire(t, c, "")
+		time.Sleep(time.Minute + 3*time.Second) // the next heartbeat is 7 s away
+		for _, ask := range []func(context.Context, Request) (*Permit, error){c.Acquire, c.TryAcquire} {
+			if err := r.rdb.ScriptFlush(context.Background()).Err(); err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []int64{2, 1} {
+				before, start := commands.n.Load(), time.Now()
+				if _, err := ask(context.Background(), Request{}); err != nil {
+					t.Fatal(err)
+				}
+				if took, n := time.Since(start), commands.n.Load()-before; took != 0 || n != want {
+					t.Errorf("a permit took %v and %d commands, want no time and %d", took, n, want)
+				}
+			}
+		}
+		// A heartbeat finds out as well.
+		if err := r.rdb.ScriptFlush(context.Background()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if s, err := c.State(context.Background()); err != nil || s.Alive != 1 {
+			t.Errorf("%d workers alive, %v", s.Alive, err)
+		}
+		closeAll(t, c)
+	})
+}
+
+// CLIENT KILL: whoever's connection is gone asks once more, on a new one, at once.
+func TestConnectionsThatAreKilledCostNoTime(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		const limit, kills = 120, 20
+		workers, links := r.fleetWith(4, Policy{Limit: limit, Headroom: 1}, noOutage(t))
+		go func() {
+			time.Sleep(2 * time.Minute) // heartbeats are under way
+			for range kills {
+				for _, l := range links {
+					l.kill()
+				}
+				time.Sleep(3070 * time.Millisecond) // just before an exchange, and just after one
+			}
+		}()
+		times := grantTimes(t, workers, 3, 4*time.Minute, func(p *Permit) { p.Sent() })
+		from := 2 * time.Minute
+		if got := between(times, from, from+kills*3*time.Second); got < limit-4 {
+			t.Errorf("%d requests in the minute of the kills, want %d, less one of each worker whose answer was under way", got, limit)
+		}
+		if most := mostWithin(times, time.Minute); most > limit {
+			t.Errorf("%d requests in a minute, limit %d", most, limit)
+		}
+		closeAll(t, workers...)
+	})
+}
+
+// With TLS nobody sees of an idle connection that the server has closed it: a client that has
+// several meets one after the other.
+func TestSeveralIdleConnectionsThatWereKilledAreNoOutage(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		workers, links := r.fleetWith(1, Policy{Limit: 600, Headroom: 1, LeaseTTL: time.Hour}, noOutage(t))
+		c, l := workers[0], links[0]
+		mustAcquire(t, c, "")
+		time.Sleep(time.Second) // the first heartbeat is over
+		asked := 1
+		for _, ask := range []func(context.Context, Request) (*Permit, error){c.Acquire, c.TryAcquire} {
+			end := r.hold()
+			for range 2 {
+				go c.rdb.Ping(context.Background())
+			}
+			synctest.Wait()
+			end()
+			synctest.Wait()
+			if idle := c.rdb.PoolStats().IdleConns; idle < 2 {
+				t.Errorf("%d idle connections, want 2", idle)
+			}
+			l.kill()
+			if _, err := ask(context.Background(), Request{}); err != nil {
+				t.Error(err)
+			}
+			asked++
+			if used := r.used(c); used != asked {
+				t.Errorf("%d requests are counted, want %d: none was heard twice", used, asked)
+			}
+		}
+		closeAll(t, c)
+	})
+}
+
+// If Redis cannot be reached again at once, it is taken to be away: it is tried 75 ms later
+// at the latest, and then all tell for five seconds.
+func TestAnOutageOfAMomentCostsFiveSeconds(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		var log logbook
+		workers, links := r.fleetWith(2, Policy{Limit: 600, Headroom: 1}, log.events())
+		for _, c := range workers {
+			mustAcquire(t, c, "")
+		}
+		time.Sleep(63 * time.Second)
+		links[0].setCut(true)
+		alone := acquireSoon(workers[0], "")
+		for log.count(&log.alone) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		struck := time.Now()
+		links[0].setCut(false)
+		<-alone
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		log.mu.Lock()
+		defer log.mu.Unlock()
+		const tried = 75 * time.Millisecond
+		if !allWithin(log.alone, 2, struck.Add(-time.Millisecond), tried+time.Millisecond) {
+			t.Errorf("alone from %v on, want both %v after %v at most", log.alone, tried, struck)
+		}
+		if !allWithin(log.back, 2, struck.Add(5*time.Second), tried+time.Millisecond) {
+			t.Errorf("back at %v, want both five seconds after %v, and %v more at most", log.back, struck, tried)
+		}
+		closeAll(t, workers...)
+	})
+}
+
+// hold keeps all commands waiting, as CLIENT PAUSE does, and a server that is stopped: they
+// are carried out when it ends.
+func (r *rig) hold() (end func()) {
+	gate := make(chan struct{})
+	r.mini.Server().SetPreHook(func(*server.Peer, string, ...string) bool {
+		<-gate
+		return false
+	})
+	return func() {
+		r.mini.Server().SetPreHook(nil)
+		close(gate)
+	}
+}
+
+// CLIENT PAUSE of less than RedisTimeout is a slow Redis. A longer one costs one caller the
+// time-out, and ends with the next try, 3 s later at most, and the five seconds in which all
+// tell. There are none if a call that hung has been granted something when it ended.
+func TestAPausedRedisIsSlowOrAway(t *testing.T) {
+	const timeout = 2 * time.Second
+	for _, pause := range []time.Duration{1900 * time.Millisecond, 2500 * time.Millisecond, 4 * time.Second, 10 * time.Second, time.Minute} {
+		t.Run(pause.String(), func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T, r *rig) {
+				var log logbook
+				workers, _ := r.fleetWith(2, Policy{Limit: 600, Headroom: 1}, log.events())
+				for _, c := range workers {
+					mustAcquire(t, c, "")
+				}
+				time.Sleep(63 * time.Second)
+				start := time.Now()
+				time.AfterFunc(pause, r.hold())
+				mustAcquire(t, workers[0], "")
+				took := time.Since(start)
+				interval := workers[0].share.horizon() / 300 // of a half of the limit
+				second := time.Now()
+				mustAcquire(t, workers[0], "")
+				if pause > timeout && time.Since(second) > interval+time.Millisecond {
+					t.Errorf("the second caller waited %v, want the pace of the share, %v", time.Since(second), interval)
+				}
+				time.Sleep(2 * time.Minute)
+				synctest.Wait()
+				log.mu.Lock()
+				defer log.mu.Unlock()
+				if pause <= timeout {
+					if took != pause || len(log.alone) != 0 {
+						t.Errorf("waited %v, alone from %v on; want to wait for the end of the pause, and nobody alone", took, log.alone)
+					}
+					closeAll(t, workers...)
+					return
+				}
+				if took < timeout || took > timeout+interval+time.Millisecond {
+					t.Errorf("waited %v, want the time-out, %v, and then the share's pace, %v", took, timeout, interval)
+				}
+				if len(log.alone) == 0 || !log.alone[0].Equal(start.Add(timeout)) {
+					t.Errorf("alone from %v on, want the one that asked %v after %v", log.alone, timeout, start)
+				}
+				if !allWithin(log.back, len(log.alone), start.Add(pause), 8*time.Second+time.Millisecond) {
+					t.Errorf("alone from %v on, and back at %v; want all back 8 s after %v at most", log.alone, log.back, start.Add(pause))
+				}
+				closeAll(t, workers...)
+			})
+		})
+	}
+}
