@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -402,4 +403,218 @@ func TestAPausedRedisIsSlowOrAway(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who sleeps until a time that Redis named wakes up when Redis is lost, for its share may
+// have room earlier; and who still waits is served when Redis is back.
+func TestWhoSleepsUntilItsTurnIsWokenWhenRedisIsLostAndWhenItIsBack(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 60, Burst: 1, Headroom: 1}
+		for i := range 30 {
+			p.Endpoints = append(p.Endpoints, Endpoint{Pattern: fmt.Sprint("POST /", i), Slots: 1})
+		}
+		a, l := r.linked("a", p, OwnShare)
+		b, _ := r.linked("b", p, OwnShare)
+		start := time.Now()
+		mustAcquire(t, a, "")
+		for _, e := range p.Endpoints {
+			acquireSoon(b, e.Pattern)
+		}
+		time.Sleep(5 * time.Second) // a's heartbeat says that there are two
+		alone := acquireSoon(a, "")
+		time.Sleep(time.Second)
+		a.mu.Lock()
+		named := a.lanes[anyEndpoint].notBefore.Sub(start)
+		a.mu.Unlock()
+		if named < 25*time.Second {
+			t.Fatalf("its turn is to come after %v, want it behind all others", named)
+		}
+		l.setCut(true)
+		// The heartbeat after 10 s notices, and the share has one for it every two seconds.
+		if at := (<-alone).Sub(start); at < 10*time.Second || at > 13*time.Second {
+			t.Errorf("served after %v, want its share right after Redis was lost after 10 s", at)
+		}
+
+		var waits []<-chan time.Time
+		for range 60 {
+			waits = append(waits, acquireSoon(a, ""))
+		}
+		time.Sleep(20 * time.Second)
+		l.setCut(false)
+		back := time.Now()
+		for _, w := range waits {
+			// 8 s until Redis decides again, and then at the pace of the limit.
+			if at := (<-w).Sub(back); at > 90*time.Second {
+				t.Errorf("served %v after Redis was back", at)
+			}
+		}
+		closeAll(t, a, b)
+	})
+}
+
+// What TryAcquire takes is the worker's own as what Acquire takes: Redis is told of it again
+// when it has forgotten, and a share that is spent alone is smaller by it.
+func TestWhatTryAcquireTakesIsCountedInTheOwnShare(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 60, Burst: 60, Headroom: 1})
+		for range 20 {
+			mustAcquire(t, c, "")
+			if _, err := c.TryAcquire(context.Background(), Request{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(3 * time.Second)
+		r.mini.FlushAll()
+		time.Sleep(15 * time.Second) // a heartbeat, and five seconds
+		if used := r.used(c); used != 40 {
+			t.Errorf("%d requests are counted, want 20 of Acquire and 20 of TryAcquire", used)
+		}
+		closeAll(t, c)
+	})
+}
+
+// One worker's network goes and comes every few seconds: the fleet keeps to the limit, uses
+// most of it, and all work with Redis in the end.
+func TestAWorkerWhoseNetworkFlapsDoesNoHarm(t *testing.T) {
+	for _, flap := range []struct{ cut, back time.Duration }{
+		{200 * time.Millisecond, 2 * time.Second},
+		{2 * time.Second, 2 * time.Second},
+		{5 * time.Second, 3 * time.Second},
+		{4 * time.Second, 9 * time.Second},
+	} {
+		t.Run(fmt.Sprintf("cut=%v/back=%v", flap.cut, flap.back), func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T, r *rig) {
+				const limit, times = 120, 15
+				begun := time.Now()
+				workers, links, stop := r.fleet(4, 3, Policy{Limit: limit, Headroom: 1})
+				time.Sleep(2*time.Minute + 300*time.Millisecond)
+				from := time.Since(begun)
+				for range times {
+					links[0].setCut(true)
+					time.Sleep(flap.cut)
+					links[0].setCut(false)
+					time.Sleep(flap.back)
+				}
+				to := time.Since(begun)
+				time.Sleep(3 * time.Minute)
+				for _, c := range workers {
+					c.mu.Lock()
+					if c.away != nil {
+						t.Errorf("%s works without Redis still: %v", c.worker, c.away)
+					}
+					c.mu.Unlock()
+				}
+				sent := stop()
+				if most := mostWithin(sent, time.Minute); most > limit {
+					t.Errorf("%d requests in a minute, limit %d", most, limit)
+				}
+				rate := float64(between(sent, from, to)) / (limit * (to - from).Minutes())
+				if rate < 0.7 {
+					t.Errorf("%.0f %% of the limit used while it flapped", 100*rate)
+				}
+				if got := between(sent, to+30*time.Second, to+150*time.Second); got < 2*limit*95/100 {
+					t.Errorf("%d requests in two minutes after it, want %d", got, 2*limit)
+				}
+			})
+		})
+	}
+}
+
+// A 429 with something left says that all slots are taken: Redis is there for others, and
+// who is alone takes none of that endpoint until it hears Redis again.
+func TestWhoIsAloneTakesNoSlotThatTheAPIHasRefused(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		const embed = "POST /embed"
+		c, l := r.linked("a", Policy{
+			Limit: 6000, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 2}, {Pattern: embed, Slots: 2}},
+		}, OwnShare)
+		for range 2 { // outages: what was refused in the first is no matter in the second
+			held := []*Permit{mustAcquire(t, c, chat), mustAcquire(t, c, embed)}
+			time.Sleep(time.Minute)
+			l.setCut(true)
+			time.Sleep(90 * time.Second) // it is the only worker, so all slots are its own by now
+			p, err := c.TryAcquire(context.Background(), Request{Endpoint: chat})
+			if err != nil {
+				t.Errorf("a slot of its own: %v", err)
+				break
+			}
+			said := NoFeedback
+			said.Status, said.Remaining = 429, 5
+			p.Report(said)
+			p.Release()
+			for range 5 {
+				time.Sleep(time.Minute)
+				var full *WaitError
+				if p, err := c.TryAcquire(context.Background(), Request{Endpoint: chat}); err == nil {
+					t.Error("it has taken a slot")
+					p.Release()
+				} else if !errors.As(err, &full) || full.Gate != GateSlots {
+					t.Errorf("error %v, want no slot", err)
+				}
+				if p, err := c.TryAcquire(context.Background(), Request{Endpoint: embed}); err != nil {
+					t.Errorf("the other endpoint: %v", err)
+				} else {
+					p.Release()
+				}
+			}
+			l.setCut(false)
+			time.Sleep(30 * time.Second)
+			p, err = c.TryAcquire(context.Background(), Request{Endpoint: chat})
+			if err != nil {
+				t.Errorf("Redis is back, and has slots: %v", err)
+			} else {
+				p.Release()
+			}
+			for _, p := range held {
+				p.Release()
+			}
+			time.Sleep(time.Second)
+		}
+		closeAll(t, c)
+	})
+}
+
+// A reloading client is one that can look who is the master now, as a cluster's can.
+type reloading struct {
+	redis.UniversalClient
+	asked atomic.Int64
+}
+
+func (r *reloading) ReloadState(context.Context) { r.asked.Add(1) }
+
+// A cluster's client goes on dialling a master that has died: before each try it is made to
+// ask who is the master now, and never while Redis answers.
+func TestAClusterIsAskedForItsMasterBeforeEachTry(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		l := &link{r: r}
+		rdb := &reloading{UniversalClient: l.client()}
+		c, err := New(rdb, Policy{Limit: 600, Headroom: 1}, Options{Account: "acme", Worker: "a", Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustAcquire(t, c, "")
+		time.Sleep(time.Minute)
+		if n := rdb.asked.Load(); n != 0 {
+			t.Errorf("asked %d times while Redis answers", n)
+		}
+		l.setCut(true)
+		mustAcquire(t, c, "")
+		synctest.Wait()
+		if n := rdb.asked.Load(); n != 1 {
+			t.Errorf("asked %d times at once, want once", n)
+		}
+		before := rdb.asked.Load()
+		time.Sleep(time.Minute)
+		if n := rdb.asked.Load() - before; n < 60/3 || n > 60 {
+			t.Errorf("asked %d times in a minute, want once with each try, every 1 to 3 s", n)
+		}
+		l.setCut(false)
+		time.Sleep(10 * time.Second)
+		before = rdb.asked.Load()
+		time.Sleep(time.Minute)
+		if n := rdb.asked.Load() - before; n != 0 {
+			t.Errorf("asked %d times after Redis was back", n)
+		}
+		closeAll(t, c)
+	})
 }
