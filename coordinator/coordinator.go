@@ -230,7 +230,7 @@ type Request struct {
 // The caller must call [Permit.Release] or [Permit.Return], or another method
 // that ends the permit.
 func (c *Coordinator) Acquire(ctx context.Context, r Request) (*Permit, error) {
-	asked := time.Now()
+	asked := c.hookedTime()
 	p, err := c.acquire(ctx, r)
 	c.answered(r, p, err, asked)
 	return p, err
@@ -271,7 +271,7 @@ func (c *Coordinator) cancelled(ctx context.Context, w *waiter) error {
 // have waited longer: then it returns a [*WaitError] that says which gate said
 // no, and how long to wait.
 func (c *Coordinator) TryAcquire(ctx context.Context, r Request) (*Permit, error) {
-	asked := time.Now()
+	asked := c.hookedTime()
 	p, err := c.tryAcquire(ctx, r)
 	c.answered(r, p, err, asked)
 	return p, err

@@ -90,10 +90,15 @@ func TestEventsTellOfGrantsByGate(t *testing.T) {
 		if _, err := c.Acquire(ctx, Request{Endpoint: "POST /chat"}); err == nil {
 			t.Fatal("a second slot was granted")
 		}
+		expect(t, d, `granted "POST /chat" gate "" after 0s, alone false`, `refused "POST /chat" gate "slots": true`)
 		held.Report(Feedback{Status: 200, Limit: 60, Remaining: 20, Reset: -1, RetryAfter: -1})
 		held.Release()
-		expect(t, d, `granted "POST /chat" gate "" after 0s, alone false`, `refused "POST /chat" gate "slots": true`,
-			`reported "POST /chat" 200, 20 of 60 left`, `foreign 37`)
+		synctest.Wait()
+		got := d.take()
+		slices.Sort(got) // they come from two goroutines
+		if want := []string{`foreign 37`, `reported "POST /chat" 200, 20 of 60 left`}; !slices.Equal(got, want) {
+			t.Errorf("what was told of the response: %q, want %q", got, want)
+		}
 	})
 }
 

@@ -29,6 +29,14 @@ func (c *Coordinator) answered(r Request, p *Permit, err error, asked time.Time)
 	}
 }
 
+// hookedTime is the time, if anybody will hear of it: it is not free.
+func (c *Coordinator) hookedTime() (now time.Time) {
+	if c.events.Refused != nil {
+		now = time.Now()
+	}
+	return now
+}
+
 // gateOf is what kept a caller waiting until it gave up.
 func gateOf(err error) Gate {
 	var wait *WaitError

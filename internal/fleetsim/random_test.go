@@ -137,6 +137,7 @@ func (s *story) drawEvent(t *rapid.T) {
 		s.back = append(s.back, at+length)
 		add(RedisAway(at, length), length+20*time.Second, "Redis is away for %v", length)
 	case 4:
+		at = max(at, time.Second) // who is forgotten and born again in one millisecond cannot be told apart
 		s.flushed = append(s.flushed, at)
 		add(RedisFlushed(at), 20*time.Second, "Redis forgets everything")
 	case 5:
@@ -239,14 +240,17 @@ func (s story) patience() time.Duration {
 // broken lists the promises that a run did not keep.
 func (s story) broken(r Result) (broken []string) {
 	miss := func(format string, args ...any) { broken = append(broken, fmt.Sprintf(format, args...)) }
+	// In a busy window a poll may come later than the minute for which slots are withheld,
+	// and tell of a job whose slot has been given to another: docs/operations.md.
+	polled := !s.jobs || len(s.flushed) == 0
 	alone := s.alone && !s.forgetful()
-	if alone && r.Own429 > 0 {
+	if alone && polled && r.Own429 > 0 {
 		miss("%d × 429, though nobody else uses the key", r.Own429)
 	}
 	if most := r.MostInWindow(s.API.Window); alone && most > s.API.Limit {
 		miss("%d requests in a window, limit %d", most, s.API.Limit)
 	}
-	if !s.forgetful() && (r.Stats.LimitViolations > 0 && !s.secretive() || r.Stats.SlotViolations > 0) {
+	if !s.forgetful() && (r.Stats.LimitViolations > 0 && !s.secretive() || r.Stats.SlotViolations > 0 && polled) {
 		miss("%d requests over the limit and %d over a cap by the fleet's own fault", r.Stats.LimitViolations, r.Stats.SlotViolations)
 	}
 	patience, longest := s.patience(), Call{}
