@@ -170,7 +170,7 @@ func queue(ctx context.Context, rdb *redis.Client, o options, size int) (row, er
 	)
 	defer no()
 	for i := range size {
-		c, err := coordinator.New(shared, coordinator.Policy{Limit: limit, Burst: 1, Headroom: 1},
+		c, err := coordinator.New(shared, coordinator.Policy{Limit: limit, Burst: limit / 2, Headroom: 1},
 			coordinator.Options{
 				Account: fmt.Sprint("queue-", size), Worker: fmt.Sprint("worker-", i),
 				RedisTimeout: 20 * time.Second, // a thousand connections are made at once
