@@ -108,6 +108,7 @@ func (r *running) noViolation() {
 func TestOneWorkerOfFourIsPartitioned(t *testing.T) {
 	r := startWiredFleet(t, time.Minute)
 	r.serves(10)
+	time.Sleep(fleetPolicy.LeaseTTL) // or more: who is not known to all yet has no share
 	r.toRedis[0].Cut()
 	r.serve(40, r.workers[1:]...)
 	r.serve(5, r.workers[0])
