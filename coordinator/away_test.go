@@ -130,9 +130,12 @@ func (r *rig) linked(name string, p Policy, when WhenAway) (*Coordinator, *link)
 }
 
 // client returns a connection pool that goes this way, until the test ends.
-func (l *link) client() *redis.Client {
+func (l *link) client() *redis.Client { return l.retrying(-1) }
+
+// retrying is a client with so many retries; 0: as many as go-redis makes by default.
+func (l *link) retrying(times int) *redis.Client {
 	rdb := redis.NewClient(&redis.Options{
-		Addr: "127.0.0.1:6379", Dialer: l.dial, DisableIdentity: true, Protocol: 2, MaxRetries: -1,
+		Addr: "127.0.0.1:6379", Dialer: l.dial, DisableIdentity: true, Protocol: 2, MaxRetries: times,
 	})
 	l.r.ends = append(l.r.ends, func() { rdb.Close() })
 	return rdb

@@ -2,12 +2,7 @@ package coordinator
 
 import (
 	"container/heap"
-	"errors"
-	"slices"
-	"strings"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // maxAsk bounds the permits that one call asks for, and with it the time that
@@ -340,119 +335,5 @@ func (c *Coordinator) giveUp(asks []ask, ops []op, err error) {
 		}
 	default:
 		c.lose(err)
-	}
-}
-
-// passing lists the answers of Redis that asking again may change.
-var passing = []string{
-	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK",
-	"OOM", "BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED", "NOSCRIPT", "ERR max number of clients",
-}
-
-// refused tells an answer of Redis that will stay (a wrong password, a key of
-// another type) from one that may pass, and from no answer at all.
-func refused(err error) bool {
-	var bad *ReplyError
-	if errors.As(err, &bad) {
-		return true
-	}
-	var answer redis.Error
-	if !errors.As(err, &answer) {
-		return false
-	}
-	return !slices.ContainsFunc(passing, func(prefix string) bool {
-		return strings.HasPrefix(answer.Error(), prefix)
-	})
-}
-
-// listen hears when this process's turn has come earlier than it was told, and when
-// all are to tell what they know. Messages can be lost: every wait has an end of its
-// own. A subscription that had to be renewed says that Redis may have lost more than
-// messages.
-func (c *Coordinator) listen() {
-	subscribe := c.rdb.Subscribe
-	if c.sharded {
-		subscribe = c.rdb.SSubscribe
-	}
-	sub := subscribe(c.ctx, c.keys.wakeChannel(c.worker), c.keys.wakeAll())
-	c.unsubscribe = func() { sub.Close() }
-	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(30 * time.Second))
-	for confirmed := 0; ; {
-		select {
-		case m, ok := <-messages:
-			if !ok {
-				return
-			}
-			switch m := m.(type) {
-			case *redis.Message:
-				if m.Channel == c.keys.wakeAll() {
-					c.tellAll()
-				} else {
-					c.hear(m.Payload)
-				}
-			case *redis.Subscription:
-				if confirmed++; confirmed > 2 {
-					c.look()
-				}
-			}
-		case <-c.ctx.Done():
-			return
-		}
-	}
-}
-
-// tellAll is what a worker does when Redis wants to hear from everybody.
-func (c *Coordinator) tellAll() {
-	c.mu.Lock()
-	alone := c.whenAway == OwnShare && c.away == nil && !c.closed
-	if alone {
-		c.lose(errResumption)
-	}
-	c.mu.Unlock()
-	if !alone {
-		c.look()
-	}
-}
-
-// look asks Redis how things stand, and with it whether it knows them still.
-func (c *Coordinator) look() {
-	c.mu.Lock()
-	there := c.away == nil && !c.closed
-	c.mu.Unlock()
-	if !there {
-		return
-	}
-	now := time.Now()
-	a, err := c.sendInTime(c.ctx, nil, nil)
-	if err != nil {
-		return // a heartbeat, or a caller, will notice
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.away == nil {
-		c.learn(a.settled.budget, now)
-		c.observe(nil, nil, a)
-		if c.share.dirty {
-			c.signal()
-		}
-	}
-}
-
-// hear takes in a message, "<ms> <endpoint>": come in so long, it will be your turn.
-func (c *Coordinator) hear(message string) {
-	wait, endpoint, _ := strings.Cut(message, " ")
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	l, ok := c.lanes[endpoint]
-	if !ok {
-		return
-	}
-	at := time.Now().Add(millis(wait))
-	if l.called.IsZero() || at.Before(l.called) {
-		l.called = at // the message may have overtaken the reply that it is about
-	}
-	if l.placed && at.Before(l.notBefore) {
-		l.notBefore = at
-		c.signal()
 	}
 }

@@ -507,13 +507,11 @@ local function load_account(keys, p)
   local values = redis.call('HMGET', keys[1], unpack(FIELDS))
   local a = {stored = values}
   for i = 1, #FIELDS do
-    local x = values[i]
-    if x then x = tonumber(x) end
+    local x = tonumber(values[i] or 0)
     if x and x >= 0 and x <= 1e15 then
       values[i] = x -- as it stands there: save_account need not write it again
     else
       x = 0
-      if not values[i] then values[i] = 0 end
     end
     a[FIELDS[i]] = x
   end

@@ -13,9 +13,9 @@ end
 -- Gate 2, pace: how many permits does the GCRA bucket hold? Its theoretical
 -- arrival time can lie no further ahead than a full bucket behind the pause.
 local function pace_gate(paused)
-  local size, interval = bucket_size(a, policy), emission_interval(a, policy, now)
-  a.tat_ms = math.min(a.tat_ms, now + paused + size * interval)
-  return math.floor(math.min(size, size - (a.tat_ms - now) / interval) + 1e-6)
+  local ahead = bucket_size(a, policy) * emission_interval(a, policy, now)
+  a.tat_ms = math.min(a.tat_ms, now + paused + ahead)
+  return math.floor(credit(a, policy, now) + 1e-6)
 end
 
 -- Gate 3, window: how many more requests can no window of the API object to?
@@ -110,7 +110,7 @@ end
 -- take_slots leases a slot for each of the permits up to a.seq.
 local function take_slots(e, granted)
   local leases, expiry = {}, ms(now + lease_ttl_of(e))
-  local prefix, before, format = worker .. ':' .. ms(now) .. ':', a.seq - granted, string.format
+  local prefix, before, format = holder .. ms(now) .. ':', a.seq - granted, string.format
   for n = 1, granted do
     leases[2 * n - 1], leases[2 * n] = expiry, format('%s%d', prefix, before + n)
   end

@@ -117,22 +117,19 @@ local function extend_lease(e, lease, ttl)
 end
 
 -- Only the holder may give a lease back: its name is the lease's first part.
+local holder = worker .. ':'
 local function is_mine(lease)
-  return string.sub(lease, 1, #worker + 1) == worker .. ':'
+  return string.sub(lease, 1, #holder) == holder
 end
 
 -- free gives the next `count` leases of the arguments back.
 local function free(e, count)
-  local mine, n, prefix, sub = {}, 0, worker .. ':', string.sub
+  local mine = {}
   for i = cursor, cursor + count - 1 do
-    local lease = ARGV[i]
-    if sub(lease, 1, #prefix) == prefix then
-      n = n + 1
-      mine[n] = lease
-    end
+    if is_mine(ARGV[i]) then mine[#mine + 1] = ARGV[i] end
   end
   cursor = cursor + count
-  if n == 0 then return end
+  if #mine == 0 then return end
   local gone = redis.call('ZREM', key_of(e, SLOTS), unpack(mine))
   if gone > 0 then
     released = released + gone
