@@ -498,6 +498,9 @@ local function keep_key(key, ttl)
   if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, int(ttl * 1.25)) end
 end
 
+-- The account, from when it is loaded; for guard.lua.
+local loaded
+
 -- load_account reads the account, makes the policy as strict as the fleet's, and brings
 -- the account to this instant: the clock never
 -- runs backwards by a little, a large jump backwards is digested at once, and
@@ -536,6 +539,7 @@ local function load_account(keys, p)
   if a.left_seq > a.seq then a.left_seq = a.seq end
   if a.observed_seq > a.seq then a.observed_seq = a.seq end
   if a.ticket_ms > now + 1000 then a.ticket_ms = 0 end
+  loaded = a
   evict(a, p, keys[2], now)
   if now - a.foreign_ms > p.horizon then a.foreign = 0 end
   return a, now

@@ -23,6 +23,7 @@ func TestScriptsAreDocumented(t *testing.T) {
 	blockComment(t, "policy.lua", policy)
 	blockComment(t, "settle.lua", settle)
 	blockComment(t, "admit.lua", admit)
+	blockComment(t, "guard.lua", guard)
 	comment := blockComment(t, "account.lua", account)
 	fields := regexp.MustCompile(`(?s)local FIELDS = \{(.*?)\}`).FindStringSubmatch(account)
 	if fields == nil {

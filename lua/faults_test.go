@@ -2,7 +2,9 @@ package lua
 
 import (
 	"context"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
@@ -111,5 +113,67 @@ func (d *duel) recover(t *rapid.T) {
 	for range 10 {
 		turn(ask{worker: "z", endpoint: -1, n: min(256, d.p.limit)})
 		d.s.advance(seconds(rapid.Float64Range(0, d.p.horizon()/2).Draw(t, "step")))
+	}
+}
+
+// An endpoint's key holds something else, and exchanges that need it fail when they have
+// granted a permit of budget alone. Nobody gets that one, so it is lost; but no window of
+// the others' holds more than the limit for it, nor do they stand still.
+func TestAnExchangeThatFailsInTheMiddleIsCountedOnce(t *testing.T) {
+	onEachServer(t, func(t *testing.T, s *server) {
+		p := limits{
+			limit: 60, window: 60_000, jitter: 250, headroom: 1, burst: 6,
+			endpoints: []endpoint{{name: "POST /chat", slots: 2, lease: 30_000}},
+		}
+		slots := s.prefix + "slots:POST /chat"
+		if err := s.rdb.Set(context.Background(), slots, "garbage", time.Hour).Err(); err != nil {
+			t.Fatal(err)
+		}
+		both := append(ask{endpoint: -1, n: 1}.args(), ask{endpoint: 0, n: 1}.args()...)
+		var grants []float64
+		play := func(d time.Duration, fail bool) (granted int) {
+			for i, end := 0, s.now()+float64(d.Milliseconds()); s.now() < end; s.advance(400 * time.Millisecond) {
+				if i++; fail && i%5 == 0 {
+					s.refuse(t, p, "a", "WRONGTYPE", both)
+				}
+				r := s.admit(t, p, ask{worker: "b", endpoint: -1, n: 60})
+				for range r.granted {
+					grants = append(grants, s.now())
+				}
+				granted += r.granted
+				in := 0
+				for _, at := range grants {
+					if at > s.now()-p.window {
+						in++
+					}
+				}
+				if in > p.limit {
+					t.Fatalf("%d permits in a window of %d", in, p.limit)
+				}
+			}
+			return granted
+		}
+		play(2*time.Minute, false)
+		if n := play(10*time.Minute, true); n < 300 {
+			t.Errorf("%d permits in ten minutes, want at least the 600 less one for each failure", n)
+		}
+		if err := s.rdb.Del(context.Background(), slots).Err(); err != nil {
+			t.Fatal(err)
+		}
+		play(time.Minute, false)
+		if n := play(10*time.Minute, false); n < 590 {
+			t.Errorf("%d permits in ten minutes when it was over, want 600", n)
+		}
+	})
+}
+
+// refuse has the script fail with this error.
+func (s *server) refuse(f fails, p limits, worker, want string, ops []any) {
+	f.Helper()
+	s.writeClock(f)
+	keys, args := s.exchangeCall(p, worker, ops)
+	err := s.exchangeScript.Run(context.Background(), s.rdb, keys, args...).Err()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		f.Fatalf("the script answered %v, want %s", err, want)
 	}
 }

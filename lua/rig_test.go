@@ -62,7 +62,7 @@ func newServer(t *testing.T, r *redistest.Server) *server {
 		rdb: r.Client(t), prefix: "fleetlimit:{" + redistest.Account(t) + "}:", micros: epoch,
 	}
 	t.Cleanup(func() { s.flush(t) })
-	s.exchangeScript = s.underVirtualClock(t, policy+account+settle+admit+exchange)
+	s.exchangeScript = s.underVirtualClock(t, ExchangeSource())
 	s.renewScript = s.underVirtualClock(t, policy+renew)
 	s.inspectScript = s.underVirtualClock(t, inspect)
 	s.writeClock(t)

@@ -22,6 +22,8 @@ var (
 	settle string
 	//go:embed exchange.lua
 	exchange string
+	//go:embed guard.lua
+	guard string
 	//go:embed renew.lua
 	renew string
 	//go:embed control.lua
@@ -44,5 +46,5 @@ func ExchangeSource() string {
 	// Redis makes the functions of a script anew in each call. Those of an inner function
 	// find what they use of account.lua among its upvalues; else Lua would search for each
 	// of them among all that are open, which takes longer the more there are.
-	return policy + account + "local function run()\n" + settle + admit + exchange + "end\nreturn run()\n"
+	return policy + account + "local function run()\n" + settle + admit + exchange + "end\n" + guard
 }
