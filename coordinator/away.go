@@ -212,8 +212,12 @@ func (c *Coordinator) tell(first bool) (left time.Duration, err error) {
 		a, err := c.sendInTime(c.ctx, nil, ops)
 		c.mu.Lock()
 		if err != nil {
-			c.away = err
 			c.untell(ops)
+			if c.spoiledBy(nil, ops, err) {
+				c.mu.Unlock()
+				continue
+			}
+			c.away = err
 			c.mu.Unlock()
 			return 0, err
 		}
@@ -222,7 +226,7 @@ func (c *Coordinator) tell(first bool) (left time.Duration, err error) {
 			c.share.born = born
 		}
 		c.told(ops, now, a.settled.born)
-		more := c.share.dirty || len(c.outbox) > 0
+		more := c.share.dirty || slices.ContainsFunc(c.outbox, func(o op) bool { return !o.ofSpoiled() })
 		c.mu.Unlock()
 		if !more {
 			return a.settled.resumption, nil

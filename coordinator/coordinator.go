@@ -308,6 +308,7 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 	case c.closed:
 		return nil, ErrClosed
 	case refused(err):
+		c.spoil(err)
 		return nil, fmt.Errorf("fleetlimit: asking Redis for a permit of account %s: %w", c.account, err)
 	default:
 		c.lose(err)

@@ -58,9 +58,9 @@ func (c *Coordinator) collect(now time.Time) (asks []ask, ops []op, next time.Du
 	if c.away != nil {
 		return nil, nil, c.serveAlone(now), false
 	}
-	next = time.Hour
+	next = c.lookAtSpoiled(now)
 	for _, l := range c.lanes {
-		if l.waiters.Len() == 0 {
+		if l.waiters.Len() == 0 || l.spoiled != nil {
 			continue
 		}
 		if wait := l.notBefore.Sub(now); wait > 0 {
@@ -93,15 +93,16 @@ func (c *Coordinator) takeNews(now time.Time) []op {
 	return append(unheard, ops...)
 }
 
-// takeOutbox takes what stands in the outbox, as much as one call may say. c.mu must
-// be held.
+// takeOutbox takes what stands in the outbox, as much as one call may say, but for what
+// concerns spoiled endpoints. c.mu must be held.
 func (c *Coordinator) takeOutbox(now time.Time) []op {
 	if len(c.outbox) == 0 {
 		return nil
 	}
+	behind := c.stayBehind()
 	n := min(len(c.outbox), maxOps)
 	ops := compact(c.outbox[:n:n], now)
-	c.outbox = append(c.spare, c.outbox[n:]...)
+	c.outbox = append(append(c.spare, c.outbox[n:]...), behind...)
 	c.spare = nil
 	return ops
 }
@@ -135,6 +136,9 @@ func (c *Coordinator) isNews(o op) bool {
 // anyway. c.mu must be held.
 func (c *Coordinator) takeReports(now time.Time) (ops []op) {
 	for _, l := range c.lanes {
+		if l.spoiled != nil {
+			continue
+		}
 		if l.report != nil && now.Sub(l.report.at) < c.policy.Window {
 			ops = append(ops, *l.report)
 		}
@@ -156,7 +160,7 @@ func (c *Coordinator) unheard(now time.Time) (ops []op) {
 	c.share.knew = 0
 	ops = append(ops, c.share.untold(now)...)
 	for p := range c.held {
-		if p.unknown {
+		if p.unknown && p.lane.spoiled == nil {
 			p.unknown = false
 			ops = append(ops, op{kind: opAdopt, lane: p.lane, permit: p})
 		}
@@ -204,8 +208,8 @@ func (c *Coordinator) untell(ops []op) {
 	c.trimOutbox()
 }
 
-// exchange is one round trip. No lock is held meanwhile, and those whom the last one
-// served are woken while it is under way.
+// exchange is one round trip; it returns whether another may succeed. No lock is held
+// meanwhile, and those whom the last one served are woken while it is under way.
 func (c *Coordinator) exchange(asks []ask, ops []op) bool {
 	asked := time.Now()
 	c.wakeServed()
@@ -214,8 +218,7 @@ func (c *Coordinator) exchange(asks []ask, ops []op) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
-		c.giveUp(asks, ops, err)
-		return false
+		return c.giveUp(asks, ops, err)
 	}
 	c.learn(a.settled.budget, asked)
 	if a.repeated {
@@ -320,11 +323,14 @@ func (c *Coordinator) serve(a ask, r admission, asked time.Time) {
 }
 
 // giveUp handles an exchange that failed. What must be told is told later. If Redis
-// has refused for good, callers hear that; else it is away. c.mu must be held.
-func (c *Coordinator) giveUp(asks []ask, ops []op, err error) {
+// has refused for good, callers hear that; else it is away. It returns whether the same
+// exchange without one endpoint may succeed. c.mu must be held.
+func (c *Coordinator) giveUp(asks []ask, ops []op, err error) (again bool) {
 	c.untell(ops)
 	c.doubt(asks)
 	switch {
+	case c.spoiledBy(asks, ops, err):
+		return true
 	case c.closed:
 	case refused(err):
 		c.quiet = time.Now().Add(lastRetry)
@@ -336,4 +342,5 @@ func (c *Coordinator) giveUp(asks []ask, ops []op, err error) {
 	default:
 		c.lose(err)
 	}
+	return false
 }

@@ -73,7 +73,7 @@ func (c *Coordinator) postForgets() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, l := range c.lanes {
-		if l.doubt == nil || c.away != nil {
+		if l.doubt == nil || l.spoiled != nil || c.away != nil {
 			continue
 		}
 		o := op{kind: opForget, lane: l, after: l.doubt.after}

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"strings"
 	"testing"
@@ -148,9 +149,15 @@ func TestAnInspectionOfGarbage(t *testing.T) {
 		if _, err := r.operator().Timeline(t.Context(), "acme"); err != nil {
 			t.Error(err)
 		}
+		var bad *KeyError
 		r.mini.Del("fleetlimit:{acme}:queue")
 		r.mini.Set("fleetlimit:{acme}:queue", "of another type")
-		if _, err := r.operator().Account(t.Context(), "acme"); err == nil || !strings.Contains(err.Error(), "acme") {
+		if _, err := r.operator().Account(t.Context(), "acme"); !errors.As(err, &bad) || bad.Key != "fleetlimit:{acme}:queue" {
+			t.Errorf("a key of another type: %v", err)
+		}
+		r.mini.Del("fleetlimit:{acme}:timeline")
+		r.mini.Set("fleetlimit:{acme}:timeline", "of another type")
+		if _, err := r.operator().Timeline(t.Context(), "acme"); !errors.As(err, &bad) || bad.Key != "fleetlimit:{acme}:timeline" {
 			t.Errorf("a key of another type: %v", err)
 		}
 	})

@@ -130,7 +130,7 @@ func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration
 	reply, err := inTime(c.ctx, c.timeout, func(ctx context.Context) (renewal, error) {
 		values, err := lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
 		if err != nil {
-			return renewal{}, c.nameKey(ctx, anys(keys), legible("renew.lua", err))
+			return renewal{}, nameKey(ctx, c.rdb, anys(keys), legible("renew.lua", err))
 		}
 		return parseRenewal(values)
 	}, nil)
@@ -225,7 +225,11 @@ func (c *Coordinator) nameWrong(keys map[string]bool) error {
 	defer cancel()
 	var all error
 	for key := range keys {
-		all = errors.Join(all, c.checkKey(ctx, key, errWrongType))
+		problem, _ := checkKey(ctx, c.rdb, key, errWrongType)
+		all = errors.Join(all, problem)
+		c.mu.Lock()
+		c.spoil(problem)
+		c.mu.Unlock()
 	}
 	if all != nil {
 		c.announce(func() { c.log.Error("a key in Redis is not the fleet's", "err", all) })

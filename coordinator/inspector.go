@@ -163,7 +163,7 @@ func (i *Inspector) Timeline(ctx context.Context, account string) ([]Sample, err
 	}
 	text, err := lua.Inspect.Run(ctx, i.rdb, []string{k.timeline()}, maxListed).Text()
 	if err != nil {
-		return nil, fmt.Errorf("fleetlimit: reading the timeline of account %s: %w", account, err)
+		return nil, fmt.Errorf("fleetlimit: reading the timeline of account %s: %w", account, nameKey(ctx, i.rdb, []any{k.timeline()}, err))
 	}
 	var read struct {
 		Timeline struct {
@@ -265,7 +265,7 @@ func scan(ctx context.Context, rdb redis.UniversalClient, match string, found fu
 func endpointsIn(ctx context.Context, rdb redis.UniversalClient, k keys) ([]string, error) {
 	fields, err := rdb.HGetAll(ctx, k.account()).Result() // a worker's user may not HKEYS
 	if err != nil {
-		return nil, fmt.Errorf("fleetlimit: reading %s: %w", k.account(), err)
+		return nil, fmt.Errorf("fleetlimit: reading %s: %w", k.account(), nameKey(ctx, rdb, []any{k.account()}, err))
 	}
 	var endpoints []string
 	for field := range fields {
@@ -286,7 +286,7 @@ func inspect(ctx context.Context, rdb redis.UniversalClient, account string, end
 	}
 	text, err := lua.Inspect.Run(ctx, rdb, names, maxListed).Text()
 	if err != nil {
-		return nil, fmt.Errorf("fleetlimit: reading the state of account %s: %w", account, err)
+		return nil, fmt.Errorf("fleetlimit: reading the state of account %s: %w", account, nameKey(ctx, rdb, anys(names), err))
 	}
 	s, err := parseState(account, endpoints, []byte(text))
 	if err != nil {

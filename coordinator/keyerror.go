@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // KeyError says that one of the account's keys in Redis holds something that is not
@@ -37,23 +39,23 @@ func typeOf(key string) string {
 }
 
 // nameKey finds which of the keys is behind a WRONGTYPE, of which Redis does not say it.
-func (c *Coordinator) nameKey(ctx context.Context, keys []any, err error) error {
+func nameKey(ctx context.Context, rdb redis.UniversalClient, keys []any, err error) error {
 	if !strings.Contains(err.Error(), "WRONGTYPE") {
 		return err
 	}
 	for _, k := range keys {
-		if problem := c.checkKey(ctx, fmt.Sprint(k), err); problem != nil {
+		if problem, _ := checkKey(ctx, rdb, fmt.Sprint(k), err); problem != nil {
 			return problem
 		}
 	}
 	return err
 }
 
-// checkKey returns a KeyError if a key holds something that is not the fleet's.
-func (c *Coordinator) checkKey(ctx context.Context, key string, cause error) error {
-	kind, err := c.rdb.Type(ctx, key).Result()
+// checkKey returns a KeyError as problem if a key holds something that is not the fleet's.
+func checkKey(ctx context.Context, rdb redis.UniversalClient, key string, cause error) (problem, err error) {
+	kind, err := rdb.Type(ctx, key).Result()
 	if err != nil || kind == "none" || kind == typeOf(key) {
-		return nil
+		return nil, err
 	}
-	return &KeyError{Key: key, Type: kind, Want: typeOf(key), Err: cause}
+	return &KeyError{Key: key, Type: kind, Want: typeOf(key), Err: cause}, nil
 }

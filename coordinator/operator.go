@@ -86,7 +86,8 @@ func (o *Operator) Undrain(ctx context.Context, account, worker string) (Steered
 
 // Reset deletes all that Redis holds of an account, in one atomic step, and returns
 // how many keys that were. Live workers notice, take five seconds in which they tell
-// again what they sent in the last window and which slots they hold, and go on.
+// again what they sent in the last window and which slots they hold, and go on. Keys
+// that hold something of another type are deleted as well.
 // Pauses, drains, jobs and the slots of dead workers are forgotten, and so is what
 // the API has reported. It looks at all keys of the database to find the account's.
 func (o *Operator) Reset(ctx context.Context, account string) (deleted int, err error) {
@@ -129,7 +130,7 @@ func (o *Operator) steer(ctx context.Context, account, operation string, args ..
 // run is one call of control.lua.
 func (o *Operator) run(ctx context.Context, k keys, others []string, operation string, args ...any) ([]string, error) {
 	endpoints, err := endpointsIn(ctx, o.rdb, k)
-	if err != nil {
+	if bad := (*KeyError)(nil); err != nil && !(operation == "reset" && errors.As(err, &bad)) {
 		return nil, err
 	}
 	names := k.budget()
@@ -139,11 +140,15 @@ func (o *Operator) run(ctx context.Context, k keys, others []string, operation s
 		all = append(all, e)
 	}
 	all = append(append(all, operation), args...)
-	reply, err := lua.Control.Run(ctx, o.rdb, append(names, others...), all...).StringSlice()
-	if err == nil && len(reply) != 4 {
-		err = fmt.Errorf("control.lua answered %d values instead of 4", len(reply))
+	names = append(names, others...)
+	reply, err := lua.Control.Run(ctx, o.rdb, names, all...).StringSlice()
+	if err != nil {
+		return nil, nameKey(ctx, o.rdb, anys(names), err)
 	}
-	return reply, err
+	if len(reply) != 4 {
+		return nil, fmt.Errorf("control.lua answered %d values instead of 4", len(reply))
+	}
+	return reply, nil
 }
 
 func checkHold(d time.Duration) error {

@@ -228,6 +228,32 @@ func TestAfterAResetTheFleetStillKnowsWhatItSent(t *testing.T) {
 	})
 }
 
+// Whichever key holds something else, a reset ends it.
+func TestAResetDeletesKeysOfAnotherType(t *testing.T) {
+	names := append(keysOf("acme").budget(), keysOf("acme").endpoint("POST /chat")...)
+	names = append(names, keysOf("acme").workers(), keysOf("acme").policies(), keysOf("acme").timeline())
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T, r *rig) {
+				c := r.worker("a", Policy{Limit: 10, Endpoints: []Endpoint{{Pattern: "POST /chat", Slots: 2}}})
+				defer c.Close()
+				mustAcquire(t, c, "POST /chat").Release()
+				time.Sleep(time.Minute)
+				r.mini.Del(name)
+				r.mini.Set(name, "something else")
+				if deleted, err := r.operator().Reset(t.Context(), "acme"); err != nil || deleted < 1 {
+					t.Fatalf("Reset: %d keys, %v", deleted, err)
+				}
+				if left := r.mini.Keys(); len(left) > 0 {
+					t.Errorf("left over: %q", left)
+				}
+				time.Sleep(time.Minute)
+				mustAcquire(t, c, "POST /chat").Release()
+			})
+		})
+	}
+}
+
 func TestInspectorFindsAccountsAndJobs(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		p := Policy{Limit: 60, Endpoints: []Endpoint{{Pattern: "POST /video", Slots: 3, JobTTL: time.Minute}}}

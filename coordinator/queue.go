@@ -30,6 +30,10 @@ type lane struct {
 	doubt   *doubt       // a reply was lost that may have granted some; nil: none
 	deaf    time.Time    // until then not all of them are remembered
 
+	spoiled *KeyError // one of its keys holds something else; nil: none does
+	looking bool      // Redis is being asked whether it still does
+	look    time.Time // when to ask
+
 	report *op // the youngest that tells nothing new; it goes with the next exchange
 
 	used int // slots that this process holds

@@ -19,7 +19,7 @@ func (c *Coordinator) send(ctx context.Context, x *call, asks []ask, ops []op) (
 		values, err = c.process(ctx, x.command)
 	}
 	if err != nil {
-		return answer{}, c.nameKey(ctx, x.keys, err)
+		return answer{}, nameKey(ctx, c.rdb, x.keys, err)
 	}
 	return parseAnswer(values, asks)
 }

@@ -47,6 +47,17 @@ sharded = nil
 local BACKOFF, SLOTS, QUEUE, DUE = 1, 2, 3, 4
 local function key_of(e, what) return KEYS[6 + 4 * (e - 1) + what] end
 
+-- A reset is also the way out when a key holds something of another type, which nothing
+-- below could read.
+local garbage = 0
+if operation == 'reset' then
+  local budget = {'hash', 'list', 'hash', 'zset', 'zset', 'zset'}
+  for i = 1, 6 + 4 * endpoints do
+    local found, kind = redis.call('TYPE', KEYS[i]).ok, budget[i] or i % 4 == 3 and 'hash' or 'zset'
+    if found ~= kind and found ~= 'none' then garbage = garbage + redis.call('DEL', KEYS[i]) end
+  end
+end
+
 -- The policy is what the last heartbeat wrote down; without one nobody waits.
 local written = redis.call('HMGET', KEYS[1], 'limit', 'window_ms', 'jitter_ms', 'headroom', 'burst')
 local policy
@@ -152,7 +163,7 @@ end
 local function reset()
   wake_places(KEYS[4], KEYS[5], 1000)
   for e = 1, endpoints do wake_places(key_of(e, QUEUE), key_of(e, DUE), 1000) end
-  local deleted = 0
+  local deleted = garbage
   for i = 1, #KEYS do deleted = deleted + redis.call('DEL', KEYS[i]) end
   a = nil
   return deleted, 0

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -190,10 +191,16 @@ func (a *app) ask(ctx context.Context, o *coordinator.Operator, account string) 
 	limited, cancel := a.within(ctx)
 	s, err := o.Account(limited, account)
 	cancel()
-	if err != nil {
+	var garbage *coordinator.KeyError
+	switch {
+	case err == nil:
+		fmt.Fprintf(a.err, "This deletes the state of %s: %d workers are alive, %d requests are in its window.\n", account, s.Alive, s.Used)
+	case errors.As(err, &garbage):
+		fmt.Fprintf(a.err, "This deletes the state of %s, which cannot be read: %v.\n", account, err)
+	default:
 		return err
 	}
-	fmt.Fprintf(a.err, "This deletes the state of %s: %d workers are alive, %d requests are in its window.\nType the account's name to go on: ", account, s.Alive, s.Used)
+	fmt.Fprint(a.err, "Type the account's name to go on: ")
 	answer := make(chan string, 1)
 	go func() {
 		text, _ := bufio.NewReader(a.in).ReadString('\n') // without an answer the text is empty

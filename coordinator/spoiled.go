@@ -1,0 +1,117 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+)
+
+// An endpoint is spoiled while one of its keys in Redis holds something that is not the
+// fleet's. A script that meets it fails, with all that it was told and asked. So what
+// concerns a spoiled endpoint stays behind, its callers hear the [KeyError], and the
+// others go on. Whether the key has been mended is asked for by itself: when somebody
+// wants a slot, and every two seconds.
+
+// spoil notes that an endpoint is spoiled, if an error says so, and fails those who wait
+// for its slots. c.mu must be held.
+func (c *Coordinator) spoil(err error) *lane {
+	var bad *KeyError
+	if !errors.As(err, &bad) {
+		return nil
+	}
+	l := c.laneOfKey(bad.Key)
+	if l == nil {
+		return nil
+	}
+	l.spoiled, l.look = bad, time.Now().Add(lastRetry)
+	l.placed, l.notBefore, l.called = false, time.Time{}, time.Time{}
+	for l.waiters.Len() > 0 {
+		l.pop().finish(nil, err)
+	}
+	return l
+}
+
+// spoiledBy is spoil after an exchange. It returns whether the same without what concerns
+// that endpoint is another one, which may succeed. c.mu must be held.
+func (c *Coordinator) spoiledBy(asks []ask, ops []op, err error) bool {
+	l := c.spoil(err)
+	return l != nil && (slices.ContainsFunc(asks, func(a ask) bool { return a.lane == l }) ||
+		slices.ContainsFunc(ops, func(o op) bool { return o.lane == l }))
+}
+
+// laneOfKey finds the endpoint whose key this is; nil: it is not an endpoint's.
+func (c *Coordinator) laneOfKey(key string) (found *lane) {
+	for _, l := range c.lanes {
+		job := strings.HasPrefix(key, c.keys.job(l.name, ""))
+		if slices.Contains(l.keys, any(key)) || job && (found == nil || len(found.name) < len(l.name)) {
+			found = l
+		}
+	}
+	return found
+}
+
+// lookAtSpoiled has Redis asked for each spoiled endpoint whose time has come, and says
+// how long it is until the next one's. c.mu must be held.
+func (c *Coordinator) lookAtSpoiled(now time.Time) time.Duration {
+	next := time.Hour
+	for _, l := range c.lanes {
+		switch {
+		case l.spoiled == nil || l.looking:
+		case l.waiters.Len() > 0 || !now.Before(l.look):
+			l.looking = true
+			bad := l.spoiled
+			c.done.Go(func() { c.lookAt(l, bad) })
+		default:
+			next = min(next, l.look.Sub(now))
+		}
+	}
+	return next
+}
+
+// lookAt asks whether a key has been mended. Then what has stayed behind is told, and
+// which leases are held: who mended the key has deleted them.
+func (c *Coordinator) lookAt(l *lane, bad *KeyError) {
+	problem, err := inTime(c.ctx, c.timeout, func(ctx context.Context) (error, error) {
+		return checkKey(ctx, c.rdb, bad.Key, bad.Err)
+	}, nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.looking = false
+	defer c.signal()
+	switch {
+	case c.closed || c.away != nil:
+	case err != nil && !refused(err):
+		c.lose(err)
+	case err != nil:
+		for l.waiters.Len() > 0 {
+			l.pop().finish(nil, err)
+		}
+		l.look = time.Now().Add(lastRetry)
+	case problem != nil:
+		c.spoil(problem)
+	default:
+		l.spoiled = nil
+		for p := range c.held {
+			if p.lane == l {
+				p.unknown, c.share.dirty = true, true
+			}
+		}
+	}
+}
+
+// stayBehind takes what concerns spoiled endpoints out of the outbox. c.mu must be held.
+func (c *Coordinator) stayBehind() (behind []op) {
+	c.outbox = slices.DeleteFunc(c.outbox, func(o op) bool {
+		spoiled := o.ofSpoiled()
+		if spoiled {
+			behind = append(behind, o)
+		}
+		return spoiled
+	})
+	return behind
+}
+
+// ofSpoiled says whether an operation needs the keys of a spoiled endpoint.
+func (o *op) ofSpoiled() bool { return o.lane != nil && o.lane.spoiled != nil }

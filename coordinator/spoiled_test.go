@@ -1,0 +1,94 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const spoiledKey = "fleetlimit:{acme}:slots:POST /chat"
+
+// An endpoint's key of another type is that endpoint's alone: its callers hear of it, what is
+// to be told of its slots stays behind, and nobody else notices.
+func TestASpoiledKeyConcernsItsEndpointAlone(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		var log logbook
+		policy := Policy{Limit: 600, Headroom: 1, Endpoints: []Endpoint{{Pattern: "POST /chat", Slots: 3}, {Pattern: "POST /video", Slots: 1}}}
+		c := r.workerWith("a", policy, log.events())
+		given, kept := mustAcquire(t, c, "POST /chat"), mustAcquire(t, c, "POST /chat")
+		r.mini.Del(spoiledKey)
+		r.mini.Set(spoiledKey, "garbage")
+		given.Release()
+		for range 90 {
+			mustAcquire(t, c, "POST /video").Release() // the releases go with it, if they can
+			mustAcquire(t, c, "").Release()
+		}
+		if len(log.errs) > 0 {
+			t.Errorf("callers of other endpoints got %v", log.errs)
+		}
+
+		var bad *KeyError
+		for range 10 {
+			if _, err := c.Acquire(context.Background(), Request{Endpoint: "POST /chat"}); !errors.As(err, &bad) || bad.Key != spoiledKey {
+				t.Errorf("error %v, want one that names the key", err)
+			}
+		}
+		if _, err := c.TryAcquire(context.Background(), Request{Endpoint: "POST /chat"}); !errors.As(err, &bad) || bad.Key != spoiledKey {
+			t.Errorf("error %v, want one that names the key", err)
+		}
+
+		r.mini.Del(spoiledKey)
+		time.Sleep(lastRetry)
+		synctest.Wait()
+		mustAcquire(t, c, "POST /chat").Release()
+		time.Sleep(time.Second)
+		if leases, _ := r.mini.ZMembers(spoiledKey); len(leases) != 1 || leases[0] != kept.lease {
+			t.Errorf("leases %q, want %q, told again", leases, kept.lease)
+		}
+		time.Sleep(time.Minute)
+		if err := kept.Valid(); errors.Is(err, ErrLeaseLost) {
+			t.Error("the lease that was held all the time is lost")
+		}
+		closeAll(t, c)
+	})
+}
+
+// Workers that come back from an outage tell what they can, whatever one endpoint's key holds.
+func TestASpoiledKeyKeepsNobodyAway(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c, link := r.linked("a", Policy{Limit: 600, Endpoints: []Endpoint{{Pattern: "POST /chat", Slots: 3}}}, OwnShare)
+		held := mustAcquire(t, c, "POST /chat")
+		time.Sleep(15 * time.Second) // it knows that it is alone
+		link.setCut(true)
+		mustAcquire(t, c, "")
+		held.Release()
+		r.mini.Del(spoiledKey)
+		r.mini.Set(spoiledKey, "garbage")
+		link.setCut(false)
+		time.Sleep(10 * time.Second)
+		if p := mustAcquire(t, c, ""); p.alone {
+			t.Error("the worker is still alone")
+		}
+		r.mini.Del(spoiledKey)
+		mustAcquire(t, c, "POST /chat")
+		closeAll(t, c)
+	})
+}
+
+// Close gives back what it can.
+func TestCloseBesideASpoiledKeyReturnsTheOtherLeases(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 600, Endpoints: []Endpoint{{Pattern: "POST /chat", Slots: 3}, {Pattern: "POST /video", Slots: 1}}})
+		mustAcquire(t, c, "POST /chat")
+		mustAcquire(t, c, "POST /video")
+		r.mini.Del(spoiledKey)
+		r.mini.Set(spoiledKey, "garbage")
+		c.Close()
+		if r.mini.Exists("fleetlimit:{acme}:slots:POST /video") {
+			t.Error("the slot of the other endpoint is still taken")
+		}
+		r.mini.Del(spoiledKey)
+	})
+}
