@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/fleetlimit/fleetlimit/integration/fleet"
 )
 
@@ -91,16 +89,16 @@ func (s *soak) conclude() (good bool, err error) {
 // lookAtRedis makes sure that nobody has left a connection, a lease or a key without
 // TTL behind.
 func (s *soak) lookAtRedis(complain func(string, ...any)) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	rdb := redis.NewClient(&redis.Options{Addr: s.redisAddr()})
+	rdb := s.toServer()
 	defer rdb.Close()
 	connections := func() (n int, err error) {
 		list, err := rdb.ClientList(ctx).Result()
 		return strings.Count(list, "\n") - 1, err
 	}
 	n, err := connections()
-	for deadline := time.Now().Add(5 * time.Second); n > 0 && err == nil && time.Now().Before(deadline); n, err = connections() {
+	for deadline := time.Now().Add(patience / 2); n > 0 && err == nil && time.Now().Before(deadline); n, err = connections() {
 		time.Sleep(100 * time.Millisecond)
 	}
 	if err != nil {
