@@ -120,13 +120,7 @@ func (l *link) kill() {
 func (r *rig) linked(name string, p Policy, when WhenAway) (*Coordinator, *link) {
 	r.t.Helper()
 	l := &link{r: r}
-	c, err := New(l.client(), p, Options{
-		Account: "acme", Worker: name, WhenAway: when, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return c, l
+	return r.begin(l.client(), p, Options{Worker: name, WhenAway: when}), l
 }
 
 // client returns a connection pool that goes this way, until the test ends.

@@ -157,7 +157,7 @@ func TestHolderCutOffFromRedisLosesItsLease(t *testing.T) {
 		p := mustAcquire(t, c, chat)
 		r.mini.SetError("LOADING Redis is loading the dataset in memory")
 		start := time.Now()
-		<-p.Lost()
+		awaitLost(t, p)
 		if took := time.Since(start); took > 41*time.Second {
 			t.Errorf("told after %v, want a heartbeat after the TTL at the latest", took)
 		}
@@ -184,7 +184,7 @@ func TestHolderCutOffFromRedisKeepsItsPartOfTheSlots(t *testing.T) {
 		linkOfA.setCut(true)
 		linkOfB.setCut(true)
 		start := time.Now()
-		<-younger.Lost()
+		awaitLost(t, younger)
 		if took := time.Since(start); took < 15*time.Second || took > 30*time.Second {
 			t.Errorf("the slot beyond its part was lost after %v, want before the lease's TTL of 30 s has passed since its last renewal", took)
 		}
@@ -218,7 +218,7 @@ func TestPermitThatWasNotUsedInTimeIsNotValid(t *testing.T) {
 		if err := slot.Valid(); !errors.Is(err, ErrLeaseLost) {
 			t.Errorf("error %v after longer than the lease, want ErrLeaseLost", err)
 		}
-		<-slot.Lost()
+		awaitLost(t, slot)
 		time.Sleep(time.Minute + time.Millisecond)
 		if err := budget.Valid(); !errors.Is(err, ErrStale) {
 			t.Errorf("error %v a window after the grant, want ErrStale", err)
@@ -237,7 +237,7 @@ func TestCloseInTheMiddleOfCalls(t *testing.T) {
 		call.Sent()
 		start.Sent()
 		closeAll(t, c)
-		<-unsent.Lost()
+		awaitLost(t, unsent)
 		s, err := other.State(context.Background())
 		if err != nil || s.Endpoints[0].InUse != 1 || s.Endpoints[1].InUse != 1 {
 			t.Fatalf("state %+v %v right after Close, want one call and one job", s, err)
@@ -557,7 +557,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			t.Errorf("waiting caller got %v, want ErrClosed", err)
 		}
 		closeAll(t, c)
-		<-held.Lost()
+		awaitLost(t, held)
 		if _, err := c.Acquire(context.Background(), Request{}); !errors.Is(err, ErrClosed) {
 			t.Errorf("Acquire after Close: %v", err)
 		}

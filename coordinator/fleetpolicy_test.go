@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -39,11 +37,7 @@ func (d *notebook) events() Events {
 
 func (r *rig) workerWith(name string, p Policy, e Events) *Coordinator {
 	r.t.Helper()
-	c, err := New(r.rdb, p, Options{Account: "acme", Worker: name, Events: e, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return c
+	return r.begin(r.rdb, p, Options{Worker: name, Events: e})
 }
 
 // inAWindow counts how many permits a worker gets in one window.

@@ -23,14 +23,16 @@ func (r *rig) operator() *Operator {
 	return o
 }
 
-// acquireSoon is a caller that waits; it tells when it was admitted.
+// acquireSoon is a caller that waits; it tells when it was admitted, or lost its patience.
 func acquireSoon(c *Coordinator, endpoint string) <-chan time.Time {
 	admitted := make(chan time.Time, 1)
 	go func() {
-		if p, err := c.Acquire(context.Background(), Request{Endpoint: endpoint}); err == nil {
+		ctx, cancel := within(patience)
+		defer cancel()
+		if p, err := c.Acquire(ctx, Request{Endpoint: endpoint}); err == nil {
 			p.Release()
-			admitted <- time.Now()
 		}
+		admitted <- time.Now()
 	}()
 	return admitted
 }

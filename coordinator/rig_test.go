@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -22,7 +21,13 @@ type rig struct {
 	mini *miniredis.Miniredis
 	rdb  *redis.Client
 	ends []func() // at the end of the test
+
+	workers []*Coordinator
 }
+
+// patience is how long, in virtual time, a test waits for what must come, which is longer
+// than anything in a test lasts: where it does not come the test fails, and does not hang.
+const patience = 2 * time.Hour
 
 // inVirtualTime runs a test in a bubble: hours pass in milliseconds, and every
 // goroutine must have ended when the test does.
@@ -33,16 +38,30 @@ func inVirtualTime(t *testing.T, test func(t *testing.T, r *rig)) {
 		mini.ClockTTL(true)
 		r := &rig{t: t, mini: mini}
 		r.rdb = r.client()
+		through := false
+		defer func() {
+			if through || t.Failed() { // after a panic a mutex may be locked
+				r.end()
+			}
+		}()
 		test(t, r)
-		for _, end := range r.ends {
-			end()
-		}
-		r.rdb.Close()
-		mini.Close()
-		// go-redis notices a closed subscription after its retry delay, and a closed pool
-		// that it cannot dial when it next tries, a second later.
-		time.Sleep(2 * time.Second)
+		through = true
 	})
+}
+
+// end ends what a test has begun. Workers that it has not closed have seen it fail.
+func (r *rig) end() {
+	for _, c := range r.workers {
+		c.Close()
+	}
+	for _, end := range r.ends {
+		end()
+	}
+	r.rdb.Close()
+	r.mini.Close()
+	// go-redis notices a closed subscription after its retry delay, and a closed pool
+	// that it cannot dial when it next tries, a second later.
+	time.Sleep(2 * time.Second)
 }
 
 // client returns a connection pool of its own, as another process would have.
@@ -59,10 +78,18 @@ func (r *rig) client() *redis.Client {
 
 func (r *rig) worker(name string, p Policy) *Coordinator {
 	r.t.Helper()
-	c, err := New(r.rdb, p, Options{Account: "acme", Worker: name, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	return r.begin(r.rdb, p, Options{Worker: name})
+}
+
+// begin makes a worker of the account acme that says nothing and ends with the test.
+func (r *rig) begin(rdb redis.UniversalClient, p Policy, o Options) *Coordinator {
+	r.t.Helper()
+	o.Account, o.Logger = "acme", slog.New(slog.DiscardHandler)
+	c, err := New(rdb, p, o)
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.workers = append(r.workers, c)
 	return c
 }
 
@@ -72,11 +99,23 @@ func within(d time.Duration) (context.Context, context.CancelFunc) {
 
 func mustAcquire(t *testing.T, c *Coordinator, endpoint string) *Permit {
 	t.Helper()
-	p, err := c.Acquire(context.Background(), Request{Endpoint: endpoint})
+	ctx, cancel := within(patience)
+	defer cancel()
+	p, err := c.Acquire(ctx, Request{Endpoint: endpoint})
 	if err != nil {
 		t.Fatalf("Acquire(%q): %v", endpoint, err)
 	}
 	return p
+}
+
+// awaitLost waits until the lease of a permit is lost.
+func awaitLost(t *testing.T, p *Permit) {
+	t.Helper()
+	select {
+	case <-p.Lost():
+	case <-time.After(patience):
+		t.Fatalf("a lease of %q is held after %v, want it lost", p.lane.name, patience)
+	}
 }
 
 func TestMain(m *testing.M) {
