@@ -23,6 +23,9 @@ type growth struct {
 	prepare func(ctx context.Context, rdb *redis.Client, size int) ([]scriptAccount, error)
 }
 
+// title names the case in the output.
+func (g growth) title() string { return "growth: " + g.name }
+
 var growths = []growth{
 	{"accounts", func(e extent) []int { return e.accounts }, func(ctx context.Context, rdb *redis.Client, size int) ([]scriptAccount, error) {
 		accounts := make([]scriptAccount, size)
@@ -65,37 +68,35 @@ var growths = []growth{
 // grow measures the script's time with a small and a large state, in turns, and
 // returns a row for each size: PerSecond and the latencies are those of one caller
 // that calls the script, without a coordinator.
-func grow(ctx context.Context, rdb *redis.Client, o options) ([]row, error) {
+func grow(ctx context.Context, rdb *redis.Client, o options, g growth) ([]row, error) {
+	sizes := g.sizes(o.extent)
+	accounts := make([][]scriptAccount, len(sizes))
+	for i, size := range sizes {
+		var err error
+		if accounts[i], err = g.prepare(ctx, rdb, size); err != nil {
+			return nil, fmt.Errorf("size %d: %w", size, err)
+		}
+	}
+	all := make([][]row, len(sizes))
+	for range 5 * o.repeats {
+		for i := range sizes {
+			r, err := growOnce(ctx, rdb, accounts[i])
+			if err != nil {
+				return nil, fmt.Errorf("size %d: %w", sizes[i], err)
+			}
+			r.Case, r.Size = g.title(), sizes[i]
+			all[i] = append(all[i], r)
+		}
+	}
 	var rows []row
-	for _, g := range growths {
-		sizes := g.sizes(o.extent)
-		accounts := make([][]scriptAccount, len(sizes))
-		for i, size := range sizes {
-			var err error
-			if accounts[i], err = g.prepare(ctx, rdb, size); err != nil {
-				return nil, fmt.Errorf("%s %d: %w", g.name, size, err)
-			}
+	for i := range all {
+		m := median(all[i])
+		key := accounts[i][0].keys
+		var err error
+		if m.AccountBytes, err = memory(ctx, rdb, key[0], key[1]); err != nil {
+			return nil, err
 		}
-		all := make([][]row, len(sizes))
-		for range 5 * o.repeats {
-			for i := range sizes {
-				r, err := growOnce(ctx, rdb, accounts[i])
-				if err != nil {
-					return nil, fmt.Errorf("%s %d: %w", g.name, sizes[i], err)
-				}
-				r.Case, r.Size = "growth: "+g.name, sizes[i]
-				all[i] = append(all[i], r)
-			}
-		}
-		for i := range all {
-			m := median(all[i])
-			key := accounts[i][0].keys
-			var err error
-			if m.AccountBytes, err = memory(ctx, rdb, key[0], key[1]); err != nil {
-				return nil, err
-			}
-			rows = append(rows, m)
-		}
+		rows = append(rows, m)
 	}
 	return rows, nil
 }
@@ -237,7 +238,7 @@ func queue(ctx context.Context, rdb *redis.Client, o options, size int) (row, er
 	used := after.since(before)
 	count, cpu := used.sum(fleetlimit.commands)
 	return row{
-		Impl: fleetlimit.name, Case: "growth: waiting workers", Size: size, Callers: max(1, 100/size), Processes: 1,
+		Impl: fleetlimit.name, Case: waitingWorkers, Size: size, Callers: max(1, 100/size), Processes: 1,
 		Repeats: 1, PerSecond: n / elapsed.Seconds(), RedisCPU: cpu / n, ProcessCPU: used.process / n, Commands: count / n,
 	}, nil
 }
@@ -297,7 +298,7 @@ func handOver(ctx context.Context, rdb *redis.Client, times int) (row, error) {
 	}
 	held.Release()
 	return row{
-		Impl: fleetlimit.name, Case: "freed slot in use again", Callers: 1, Processes: 2, Repeats: times,
+		Impl: fleetlimit.name, Case: freedSlot, Callers: 1, Processes: 2, Repeats: times,
 		P50: micros(latencies.quantile(0.5)), P99: micros(latencies.quantile(0.99)),
 	}, nil
 }
@@ -316,7 +317,7 @@ func leaseMemory(ctx context.Context, rdb *redis.Client) ([]row, error) {
 		if err != nil {
 			return nil, err
 		}
-		r := row{Impl: fleetlimit.name, Case: "memory", Size: size, Callers: 1, Processes: 1, Repeats: 1, LeaseBytes: float64(all) / float64(size)}
+		r := row{Impl: fleetlimit.name, Case: leasesInMemory, Size: size, Callers: 1, Processes: 1, Repeats: 1, LeaseBytes: float64(all) / float64(size)}
 		if r.AccountBytes, err = memory(ctx, rdb, a.keys[0], a.keys[1]); err != nil {
 			return nil, err
 		}

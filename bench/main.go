@@ -17,8 +17,8 @@ func main() {
 	o := options{extent: full}
 	flag.StringVar(&o.redis, "redis", "", "URL of an otherwise idle Redis; default: redis-server from the PATH, started for the run")
 	flag.StringVar(&o.out, "o", "bench.json", "file for the results; empty: none")
-	flag.StringVar(&o.only, "only", "", "only implementations whose name contains this")
-	flag.StringVar(&o.cases, "cases", "", "only cases whose name contains this")
+	flag.StringVar(&o.only, "only", "", "only implementations in whose name this stands")
+	flag.StringVar(&o.cases, "cases", "", "only cases in whose name, as printed, this stands")
 	flag.DurationVar(&o.duration, "duration", 500*time.Millisecond, "length of one measurement")
 	flag.IntVar(&o.repeats, "repeats", 3, "measurements of each row, in turns; the median counts")
 	flag.Parse()

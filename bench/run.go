@@ -38,6 +38,51 @@ type load struct {
 	callers, processes int
 }
 
+// title names a load in the output.
+func (l load) title() string {
+	return fmt.Sprintf("%s: %d callers in each of %d processes", l.name, l.callers, l.processes)
+}
+
+// The names of what only we have.
+const (
+	waitingWorkers = "growth: waiting workers"
+	freedSlot      = "freed slot in use again"
+	leasesInMemory = "memory"
+)
+
+// names lists all cases as the output names them.
+func (e extent) names() (all []string) {
+	for _, l := range e.loads {
+		all = append(all, l.title())
+	}
+	for _, g := range growths {
+		all = append(all, g.title())
+	}
+	return append(all, waitingWorkers, freedSlot, leasesInMemory)
+}
+
+// wants says whether -cases selects a case.
+func (o options) wants(name string) bool { return strings.Contains(name, o.cases) }
+
+// check returns an error for a choice that leaves nothing to measure.
+func (o options) check() error {
+	all := o.extent.names()
+	if !slices.ContainsFunc(all, o.wants) {
+		return fmt.Errorf("-cases %q: no case has this in its name; there are\n  %s", o.cases, strings.Join(all, "\n  "))
+	}
+	compared := all[:len(o.extent.loads)]
+	for _, i := range impls {
+		if strings.Contains(i.name, o.only) && (i.name == fleetlimit.name || slices.ContainsFunc(compared, o.wants)) {
+			return nil
+		}
+	}
+	var others []string
+	for _, i := range impls {
+		others = append(others, i.name)
+	}
+	return fmt.Errorf("-only %q: nobody of that name has the cases of -cases %q; there are\n  %s", o.only, o.cases, strings.Join(others, "\n  "))
+}
+
 // full is the benchmark. A test has a smaller one.
 var full = extent{
 	loads: []load{
@@ -54,6 +99,9 @@ var full = extent{
 }
 
 func run(ctx context.Context, o options) error {
+	if err := o.check(); err != nil {
+		return err
+	}
 	if o.redis == "" {
 		dir, err := os.MkdirTemp("", "bench-")
 		if err != nil {
@@ -97,7 +145,7 @@ func run(ctx context.Context, o options) error {
 // alone measures what only we have, or what grows.
 func alone(ctx context.Context, rdb *redis.Client, o options) (rows []row, err error) {
 	add := func(name string, measure func() ([]row, error)) {
-		if err == nil && strings.Contains(name, o.cases) && strings.Contains(fleetlimit.name, o.only) {
+		if err == nil && o.wants(name) && strings.Contains(fleetlimit.name, o.only) {
 			var more []row
 			if more, err = measure(); err != nil {
 				err = fmt.Errorf("%s: %w", name, err)
@@ -105,18 +153,20 @@ func alone(ctx context.Context, rdb *redis.Client, o options) (rows []row, err e
 			rows = append(rows, more...)
 		}
 	}
-	add("growth", func() ([]row, error) { return grow(ctx, rdb, o) })
+	for _, g := range growths {
+		add(g.title(), func() ([]row, error) { return grow(ctx, rdb, o, g) })
+	}
 	for _, size := range o.extent.waiting {
-		add("growth: waiting workers", func() ([]row, error) {
+		add(waitingWorkers, func() ([]row, error) {
 			r, err := queue(ctx, rdb, o, size)
 			return []row{r}, err
 		})
 	}
-	add("freed slot in use again", func() ([]row, error) {
+	add(freedSlot, func() ([]row, error) {
 		r, err := handOver(ctx, rdb, o.extent.handOvers)
 		return []row{r}, err
 	})
-	add("memory", func() ([]row, error) { return leaseMemory(ctx, rdb) })
+	add(leasesInMemory, func() ([]row, error) { return leaseMemory(ctx, rdb) })
 	return rows, err
 }
 
@@ -125,7 +175,7 @@ func alone(ctx context.Context, rdb *redis.Client, o options) (rows []row, err e
 func compare(ctx context.Context, rdb *redis.Client, o options) ([]row, error) {
 	var rows []row
 	for _, l := range o.extent.loads {
-		if !strings.Contains(l.name, o.cases) {
+		if !o.wants(l.title()) {
 			continue
 		}
 		all := make([][]row, len(impls))

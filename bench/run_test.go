@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -79,6 +80,64 @@ func TestEveryCaseIsMeasuredAndWritten(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the rows are\n%q\nwant\n%q", got, want)
+	}
+}
+
+// A name that the output has, or a part of one, selects what it names; another is an error
+// that says which there are.
+func TestCasesAreSelectedByTheNamesInTheOutput(t *testing.T) {
+	t.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
+	for _, test := range []struct {
+		cases, only string
+		want        []string // of the output, each row's case and size
+	}{
+		{"growth: accounts", "", []string{"growth: accounts 1", "growth: accounts 3"}},
+		{"growth: limit per minute, half of it used", "", []string{"growth: limit per minute, half of it used 60", "growth: limit per minute, half of it used 600"}},
+		{"freed slot in use again", "", []string{"freed slot in use again 0"}},
+		{"memory", "", []string{"memory 10", "memory 1000"}},
+		{"admission: 16 callers in each of 1 processes", "PING", []string{"admission 0"}},
+		{"admission", "PING", []string{"admission 0", "admission 0"}},
+	} {
+		o := options{out: filepath.Join(t.TempDir(), "bench.json"), duration: 10 * time.Millisecond, repeats: 1, extent: miniature, cases: test.cases, only: test.only}
+		if err := run(t.Context(), o); err != nil {
+			t.Errorf("-cases %q: %v", test.cases, err)
+			continue
+		}
+		text, err := os.ReadFile(o.out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rows []row
+		if err := json.Unmarshal(text, &rows); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range rows {
+			got = append(got, fmt.Sprint(r.Case, " ", r.Size))
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("-cases %q measured %q, want %q", test.cases, got, test.want)
+		}
+	}
+	for _, test := range []struct{ cases, only, says string }{
+		{"growth: acounts", "", `-cases "growth: acounts"`},
+		{"", "redis_late", `-only "redis_late"`},
+		{"growth", "redis_rate", `-only "redis_rate"`}, // what grows is ours alone
+	} {
+		err := run(t.Context(), options{redis: "redis://127.0.0.1:1", extent: miniature, cases: test.cases, only: test.only})
+		if err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("-cases %q -only %q: error %v, want one that names the value", test.cases, test.only, err)
+			continue
+		}
+		names := miniature.names()
+		if test.only != "" {
+			names = []string{"fleetlimit", "PING"}
+		}
+		for _, name := range names {
+			if !strings.Contains(err.Error(), "\n  "+name) {
+				t.Errorf("-cases %q -only %q: the error %q does not list %q", test.cases, test.only, err, name)
+			}
+		}
 	}
 }
 

@@ -15,7 +15,7 @@ func table(rows []row) string {
 		}
 		if this := (load{r.Case, r.Callers, r.Processes}); this != last {
 			last = this
-			fmt.Fprintf(&b, "\n%s: %d callers in each of %d processes\n\n", r.Case, r.Callers, r.Processes)
+			fmt.Fprintf(&b, "\n%s\n\n", this.title())
 			b.WriteString("| | admissions/s | p50 µs | p99 µs | Redis CPU µs | process CPU µs | commands | allocations |\n")
 			b.WriteString("|---|---:|---:|---:|---:|---:|---:|---:|\n")
 		}
