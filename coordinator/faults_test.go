@@ -64,6 +64,16 @@ func (r *rig) fleetWith(n int, p Policy, e Events) (workers []*Coordinator, link
 	return workers, links
 }
 
+// fleetAtWork is a fleetWith of which each worker has taken a permit: Redis knows them all.
+func (r *rig) fleetAtWork(n int, p Policy, e Events) (workers []*Coordinator, links []*link) {
+	r.t.Helper()
+	workers, links = r.fleetWith(n, p, e)
+	for _, c := range workers {
+		mustAcquire(r.t, c, "")
+	}
+	return workers, links
+}
+
 // born is when the account was created, as Redis has it.
 func (r *rig) born() time.Time {
 	r.t.Helper()
@@ -93,10 +103,7 @@ func TestAfterAFlushAllTellForFiveSecondsWhatTheySpent(t *testing.T) {
 			inVirtualTime(t, func(t *testing.T, r *rig) {
 				const limit, n = 120, 4
 				var log logbook
-				workers, _ := r.fleetWith(n, Policy{Limit: limit, Headroom: 1}, log.events())
-				for _, c := range workers {
-					mustAcquire(t, c, "")
-				}
+				workers, _ := r.fleetAtWork(n, Policy{Limit: limit, Headroom: 1}, log.events())
 				begun := time.Now()
 				var flushed time.Time
 				time.AfterFunc(123*time.Second, func() {
@@ -271,9 +278,8 @@ func TestConnectionsThatAreKilledCostNoTime(t *testing.T) {
 // several meets one after the other.
 func TestSeveralIdleConnectionsThatWereKilledAreNoOutage(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
-		workers, links := r.fleetWith(1, Policy{Limit: 600, Headroom: 1, LeaseTTL: time.Hour}, noOutage(t))
+		workers, links := r.fleetAtWork(1, Policy{Limit: 600, Headroom: 1, LeaseTTL: time.Hour}, noOutage(t))
 		c, l := workers[0], links[0]
-		mustAcquire(t, c, "")
 		ctx, cancel := within(patience)
 		defer cancel()
 		time.Sleep(time.Second) // the first heartbeat is over
@@ -307,10 +313,7 @@ func TestSeveralIdleConnectionsThatWereKilledAreNoOutage(t *testing.T) {
 func TestAnOutageOfAMomentCostsFiveSeconds(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		var log logbook
-		workers, links := r.fleetWith(2, Policy{Limit: 600, Headroom: 1}, log.events())
-		for _, c := range workers {
-			mustAcquire(t, c, "")
-		}
+		workers, links := r.fleetAtWork(2, Policy{Limit: 600, Headroom: 1}, log.events())
 		time.Sleep(63 * time.Second)
 		links[0].setCut(true)
 		alone := acquireSoon(workers[0], "")
@@ -358,10 +361,7 @@ func TestAPausedRedisIsSlowOrAway(t *testing.T) {
 		t.Run(pause.String(), func(t *testing.T) {
 			inVirtualTime(t, func(t *testing.T, r *rig) {
 				var log logbook
-				workers, _ := r.fleetWith(2, Policy{Limit: 600, Headroom: 1}, log.events())
-				for _, c := range workers {
-					mustAcquire(t, c, "")
-				}
+				workers, _ := r.fleetAtWork(2, Policy{Limit: 600, Headroom: 1}, log.events())
 				time.Sleep(63 * time.Second)
 				start := time.Now()
 				time.AfterFunc(pause, r.hold())

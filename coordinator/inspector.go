@@ -62,11 +62,7 @@ func (i *Inspector) Accounts(ctx context.Context) ([]string, error) {
 // Account reads a snapshot of an account. An account of which there is nothing in
 // Redis is [ErrNoAccount].
 func (i *Inspector) Account(ctx context.Context, account string) (*State, error) {
-	k, err := keysOfAccount(account)
-	if err != nil {
-		return nil, err
-	}
-	endpoints, err := endpointsIn(ctx, i.rdb, k)
+	_, endpoints, err := i.find(ctx, account)
 	if err != nil {
 		return nil, err
 	}
@@ -92,11 +88,7 @@ type Job struct {
 // Jobs lists the jobs of an account that hold slots, by endpoint and name; at most
 // 10,000. Like Accounts it looks at all keys of the database.
 func (i *Inspector) Jobs(ctx context.Context, account string) ([]Job, error) {
-	k, err := keysOfAccount(account)
-	if err != nil {
-		return nil, err
-	}
-	endpoints, err := endpointsIn(ctx, i.rdb, k)
+	k, endpoints, err := i.find(ctx, account)
 	if err != nil {
 		return nil, err
 	}
@@ -259,6 +251,14 @@ func scan(ctx context.Context, rdb redis.UniversalClient, match string, found fu
 		}
 	}
 	return err
+}
+
+// find returns the keys of an account, and its endpoints with slots.
+func (i *Inspector) find(ctx context.Context, account string) (k keys, endpoints []string, err error) {
+	if k, err = keysOfAccount(account); err == nil {
+		endpoints, err = endpointsIn(ctx, i.rdb, k)
+	}
+	return k, endpoints, err
 }
 
 // endpointsIn lists the endpoints with slots that the account's hash names.
