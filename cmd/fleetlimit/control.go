@@ -153,8 +153,9 @@ func (a *app) resetCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "reset",
 		Short: "Delete all that Redis holds of an account; asks first",
-		Long: "Deletes the account's keys, in one step. Live workers notice: for five seconds nothing is\n" +
-			"admitted while they tell again what they sent in the last window and which slots they hold.\n" +
+		Long: "Deletes the account's keys, in one step. Live workers notice: for five seconds each goes on\n" +
+			"with its own share while they tell again what they sent in the last window and which slots\n" +
+			"they hold.\n" +
 			"Pauses, drains, jobs and the slots of dead workers are forgotten.",
 		Example: `  fleetlimit reset -a acme
   fleetlimit reset -a acme --yes`,
