@@ -55,6 +55,48 @@ func TestASpoiledKeyConcernsItsEndpointAlone(t *testing.T) {
 	})
 }
 
+// So it is with each of an endpoint's keys, while callers wait there: those who need the key
+// hear which it is, and are served when it has been deleted.
+func TestEachKeyOfAnEndpointConcernsItAlone(t *testing.T) {
+	for _, key := range keysOf("acme").endpoint("POST /chat") {
+		t.Run(key, func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T, r *rig) {
+				policy := Policy{Limit: 600, Headroom: 1, Endpoints: []Endpoint{{Pattern: "POST /chat", Slots: 1}}}
+				a, b := r.worker("a", policy), r.worker("b", policy)
+				held := mustAcquire(t, a, "POST /chat")
+				done := make(chan error, 1)
+				go func() {
+					p, err := b.Acquire(t.Context(), Request{Endpoint: "POST /chat"})
+					if err == nil {
+						p.Release()
+					}
+					done <- err
+				}()
+				time.Sleep(time.Second)
+				r.mini.Del(key)
+				r.mini.Set(key, "garbage")
+				held.Release()
+				for range 90 {
+					mustAcquire(t, a, "").Release()
+					mustAcquire(t, b, "").Release()
+				}
+				var bad *KeyError
+				select {
+				case err := <-done:
+					if err != nil && (!errors.As(err, &bad) || bad.Key != key) {
+						t.Errorf("error %v, want one that names the key", err)
+					}
+				default:
+					t.Error("the caller still waits")
+				}
+				r.mini.Del(key)
+				mustAcquire(t, a, "POST /chat").Release()
+				closeAll(t, a, b)
+			})
+		})
+	}
+}
+
 // Workers that come back from an outage tell what they can, whatever one endpoint's key holds.
 func TestASpoiledKeyKeepsNobodyAway(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
