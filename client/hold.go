@@ -90,14 +90,7 @@ func (h *hold) send(base http.RoundTripper, req *http.Request, body io.ReadClose
 	resp, err := base.RoundTrip(attempt)
 	if err != nil {
 		err = h.explain(err)
-		switch {
-		case h.trail.unsent():
-			h.finish(h.permit.Return)
-		case h.route.start != nil:
-			h.finish(h.permit.Keep) // a job may have been started
-		default:
-			h.finish(h.releaseLater)
-		}
+		h.fail()
 		return nil, err
 	}
 	resp.Request = req
@@ -106,6 +99,18 @@ func (h *hold) send(base http.RoundTripper, req *http.Request, body io.ReadClose
 	}
 	resp.Body = newAnswer(resp.Body, h)
 	return resp, nil
+}
+
+// fail ends an attempt of which there will be no answer.
+func (h *hold) fail() {
+	switch {
+	case h.trail.unsent():
+		h.finish(h.permit.Return)
+	case h.route.start != nil:
+		h.finish(h.permit.Keep) // a job may have been started
+	default:
+		h.finish(h.releaseLater)
+	}
 }
 
 // explain says that the loss of the lease is behind an error, where it is.

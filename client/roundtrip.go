@@ -24,13 +24,19 @@ const maxStale = 5
 // transport, or the context's; a call whose slot was lost while it was under
 // way fails with [coordinator.ErrLeaseLost]. All can be tested with errors.Is
 // and errors.As.
-func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *Transport) RoundTrip(req *http.Request) (result *http.Response, err error) {
 	var (
 		route  = t.routes.match(req)
 		body   = req.Body
 		failed permit
 		stale  int
+		h      *hold
 	)
+	defer func() {
+		if h != nil && result == nil && err == nil {
+			h.fail() // the base, or a listener, has panicked: heartbeats would keep the slot for ever
+		}
+	}()
 	for number := 1; ; number++ {
 		p, err := t.admission.acquire(req.Context(), route.endpoint, priorityOf(req.Context()), failed)
 		if err != nil {
@@ -38,7 +44,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 
-		h := newHold(p, route, req.Context())
+		h = newHold(p, route, req.Context())
 		if err := p.Valid(); err != nil {
 			// This process stood still since the grant. Nothing has been sent.
 			h.finish(p.Return)

@@ -19,9 +19,16 @@ func (c *Coordinator) announce(f func()) { c.listener.announce(f) }
 func (c *Coordinator) answered(r Request, p *Permit, err error, asked time.Time) {
 	switch {
 	case err == nil && c.events.Granted != nil:
+		delivered := false
+		defer func() {
+			if !delivered {
+				p.Return() // the listener has panicked, so nobody gets the permit
+			}
+		}()
 		c.events.Granted(Grant{
 			Account: c.account, Endpoint: p.lane.endpoint(), Gate: p.gate, Waited: p.waited, Alone: p.alone,
 		})
+		delivered = true
 	case err != nil && c.events.Refused != nil:
 		c.events.Refused(Refusal{
 			Account: c.account, Endpoint: r.Endpoint, Gate: gateOf(err), Waited: time.Since(asked), Err: err,
