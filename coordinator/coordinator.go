@@ -332,7 +332,9 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 	p := c.newPermit(l, &reply, reply.last, asked, now)
 	p.waited = now.Sub(asked)
 	if c.closed {
-		c.outbox = append(c.outbox, p.opReturn())
+		c.mu.Unlock()
+		c.takeBack(p.opReturn())
+		c.mu.Lock()
 		return nil, ErrClosed
 	}
 	c.hold(p)

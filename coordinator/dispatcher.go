@@ -271,13 +271,14 @@ func (c *Coordinator) lostMemory() {
 	}
 }
 
-// undo gives back what was granted and cannot be used. c.mu must be held.
-func (c *Coordinator) undo(a ask, r admission, asked time.Time) {
+// undo returns how what was granted and cannot be used is given back.
+func (c *Coordinator) undo(a ask, r admission, asked time.Time) (ops []op) {
 	now := time.Now()
 	for i := range r.granted {
 		p := c.newPermit(a.lane, &r, r.last-int64(i), asked, now)
-		c.append(p.opReturn())
+		ops = append(ops, p.opReturn())
 	}
+	return ops
 }
 
 // serve hands granted permits to those who wait, who are then to be woken, and puts the

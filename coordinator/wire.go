@@ -32,15 +32,32 @@ func (c *Coordinator) sendInTime(ctx context.Context, asks []ask, ops []op) (ans
 		return c.sendOnce(ctx, asks, ops)
 	}, func(late answer) {
 		c.mu.Lock()
-		defer c.mu.Unlock()
+		var ops []op
 		for i, r := range late.replies {
-			c.undo(asks[i], r, asked)
+			ops = append(ops, c.undo(asks[i], r, asked)...)
 		}
-		c.signal()
+		closed := c.closed
+		if !closed {
+			c.append(ops...)
+		}
+		c.mu.Unlock()
+		if closed {
+			c.takeBack(ops...)
+		} else {
+			c.signal()
+		}
 	})
 	c.meet.Do(func() { close(c.met) })
 	c.exchanged(asked, asks, len(ops), a, err)
 	return a, err
+}
+
+// takeBack gives back what was granted while the coordinator was closed: nobody sends the
+// outbox any more. If it fails, the leases end by themselves.
+func (c *Coordinator) takeBack(ops ...op) {
+	if len(ops) > 0 {
+		_, _ = c.sendInTime(context.Background(), nil, ops)
+	}
 }
 
 // inTime makes a call that may hang and waits for it no longer than the time-out. If
