@@ -238,7 +238,8 @@ func (c *Coordinator) tell(first bool) (left time.Duration, err error) {
 // backAgain is what a worker says first when it hopes that Redis is back: that the
 // fleet needs time to tell what it spent, and which leases it holds. c.mu must be
 // held.
-func (c *Coordinator) backAgain() (ops []op) {
+func (c *Coordinator) backAgain() []op {
+	ops := c.opHeard()
 	if c.whenAway == OwnShare {
 		ops = append(ops, op{kind: opResume, at: c.share.since})
 	}
@@ -247,6 +248,15 @@ func (c *Coordinator) backAgain() (ops []op) {
 		p.unknown = true
 	}
 	return ops
+}
+
+// opHeard tells what this worker has heard of: a Redis that knows less has gone back to
+// an older state. c.mu must be held.
+func (c *Coordinator) opHeard() []op {
+	if c.lastHeard == 0 {
+		return nil
+	}
+	return []op{{kind: opHeard, birth: c.share.born, after: c.lastHeard}}
 }
 
 // serveAlone hands out permits of the own share, and says when to look again. c.mu

@@ -64,6 +64,9 @@ func (x *call) write(c *Coordinator, asks []ask, ops []op) {
 	if c.sharded {
 		x.args = append(x.args, "sharded")
 	}
+	if len(asks) > 0 && asks[0].after > 0 {
+		x.args = append(x.args, string(opHeard), &asks[0].known, &asks[0].after)
+	}
 	for i := range ops {
 		if !ops[i].frees() {
 			x.writeOp(c, &ops[i])
@@ -143,6 +146,8 @@ func (x *call) writeOp(c *Coordinator, o *op) {
 		for _, lease := range o.heard {
 			x.args = append(x.args, lease)
 		}
+	case opHeard:
+		x.args = append(x.args, o.birth, o.after)
 	case opKnew:
 		x.args = append(x.args, o.birth)
 	case opResume:

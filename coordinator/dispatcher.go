@@ -265,6 +265,7 @@ func (c *Coordinator) learn(b budget, asked time.Time) {
 // again. c.mu must be held.
 func (c *Coordinator) lostMemory() {
 	c.announceForgotten()
+	c.lastHeard = 0 // the numbers begin anew
 	c.share.forgotten(time.Now())
 	for p := range c.held {
 		p.unknown = true

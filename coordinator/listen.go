@@ -59,13 +59,13 @@ func (c *Coordinator) tellAll() {
 // look asks Redis how things stand, and with it whether it knows them still.
 func (c *Coordinator) look() {
 	c.mu.Lock()
-	there := c.away == nil && !c.closed
+	there, heard := c.away == nil && !c.closed, c.opHeard()
 	c.mu.Unlock()
 	if !there {
 		return
 	}
 	now := time.Now()
-	a, err := c.sendInTime(c.ctx, nil, nil)
+	a, err := c.sendInTime(c.ctx, nil, heard)
 	if err != nil {
 		return // a heartbeat, or a caller, will notice
 	}

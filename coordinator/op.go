@@ -27,6 +27,7 @@ const (
 	opKnew    opKind = "knew"
 	opResume  opKind = "resume"
 	opForget  opKind = "forget"
+	opHeard   opKind = "heard"
 )
 
 // An op is one of the other operations of exchange.lua.
@@ -113,7 +114,9 @@ func compact(ops []op, now time.Time) []op {
 // retold returns what of the operations can be said again later although Redis may
 // have carried them out.
 func retold(ops []op) []op {
-	again := slices.DeleteFunc(sayable(ops), func(o op) bool { return o.kind == opResume || o.kind == opKnew || o.kind == opForget })
+	again := slices.DeleteFunc(sayable(ops), func(o op) bool {
+		return o.kind == opResume || o.kind == opKnew || o.kind == opForget || o.kind == opHeard
+	})
 	for i := range again {
 		again[i].tried = true
 	}

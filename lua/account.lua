@@ -42,6 +42,8 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
                 says that Redis has lost its memory since
   reborn_ms     when a worker said so: until all have had a heartbeat to tell which
                 slots are taken, none is given
+  kept_ms       the last grant that was known when Redis was found to have gone back to
+                an older state; 0: it has not
   workers       how many workers were alive at the last heartbeat of any
   overdue_ms    the earliest instant by which a worker should have been heard of,
                 before now or still to come; 0: unknown
@@ -77,7 +79,7 @@ local FIELDS = {
   'seq', 'own', 'left_seq', 'open_n', 'reported', 'foreign', 'observed_seq', 'spent',
   'tight', 'epoch', 'strikes', 'rejected', 'born_ms', 'workers', 'policies', 'silent',
   'tat_ms', 'open_from_ms', 'open_last_ms', 'oldest_ms', 'foreign_ms', 'stranger', 'stranger_ms',
-  'doubtful', 'ticket_ms', 'probe_ms', 'reset_ms', 'told_ms', 'rolling_ms', 'reborn_ms', 'overdue_ms',
+  'doubtful', 'ticket_ms', 'probe_ms', 'reset_ms', 'told_ms', 'rolling_ms', 'reborn_ms', 'kept_ms', 'overdue_ms',
   'drain:' .. ARGV[1],
 }
 
@@ -490,6 +492,21 @@ local function check_memory(a, p, keys, now, known, worker)
   if a.reborn_ms == 0 then a.reborn_ms = now end
   resumption(a, p, keys, now, a.born_ms + RESUMPTION - now, worker)
   return false
+end
+
+-- go_on finds out whether Redis has gone back to an older state of this account (an old
+-- dump, a replica that lagged): a worker has heard of a permit that is not granted yet.
+-- Then the account is born anew, so that all workers tell what they sent. What it knows
+-- stays counted: all up to its last grant, unless the clock was set back, too. It
+-- returns whether Redis has not.
+local function go_on(a, p, keys, now, born, heard, worker)
+  if born ~= a.born_ms or heard <= a.seq then return true end
+  local last = number(redis.call('HGET', keys[1], 'open_last_ms'))
+  a.kept_ms, a.reborn_ms = last <= now and last or 0, now
+  a.born_ms = math.max(math.floor(now), born + 1)
+  a.seq = math.max(heard, math.floor(now))
+  a.left_seq = a.seq -- nothing that was granted before can be given back
+  return check_memory(a, p, keys, now, born, worker)
 end
 
 -- keep_key lets a key live for ttl milliseconds at least, and a fourth longer at

@@ -46,6 +46,10 @@ ARGV  1 worker
       sharded                           the server is a cluster: wake-ups go by
                                         sharded pub/sub. It comes first
       knew    <birth>                   the account that this worker knew
+      heard   <birth> <number>          this worker knows that account, and has heard
+                                        that this permit was granted: if it was not,
+                                        Redis has gone back to an older state, and all
+                                        workers tell again what they sent
       resume  <outage ms>               Redis was away for this worker, which goes on
                                         alone until its next exchange: unless Redis
                                         was there for others, all workers now get
@@ -126,6 +130,8 @@ while cursor <= #ARGV do
     sharded = true
   elseif op == 'knew' then
     if not check_memory(a, policy, KEYS, now, next_number(), worker) then calm = false end
+  elseif op == 'heard' then
+    if not go_on(a, policy, KEYS, now, next_number(), next_number(), worker) then calm = false end
   elseif op == 'resume' then
     resume(next_number())
   elseif op == 'said' then

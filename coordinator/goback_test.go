@@ -1,0 +1,185 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// dump keeps what Redis knows now, and returns a function that makes it start again with
+// that, as from an old dump, or on a replica that had not heard the rest.
+func (r *rig) dump() (load func()) {
+	r.t.Helper()
+	type value struct {
+		hash map[string]string
+		list []string
+		zset map[string]float64
+		ends time.Time
+	}
+	dumped := make(map[string]value)
+	for _, key := range r.mini.Keys() {
+		v := value{hash: make(map[string]string), ends: time.Now().Add(r.mini.TTL(key))}
+		switch kind := r.mini.Type(key); kind {
+		case "hash":
+			fields, _ := r.mini.HKeys(key)
+			for _, field := range fields {
+				v.hash[field] = r.mini.HGet(key, field)
+			}
+		case "list":
+			v.list, _ = r.mini.List(key)
+		case "zset":
+			v.zset, _ = r.mini.SortedSet(key)
+		default:
+			r.t.Fatalf("%s is a %s", key, kind)
+		}
+		dumped[key] = v
+	}
+	return func() {
+		r.mini.FlushAll()
+		for key, v := range dumped {
+			left := time.Until(v.ends)
+			if left <= 0 {
+				continue
+			}
+			for field, text := range v.hash {
+				r.mini.HSet(key, field, text)
+			}
+			for _, text := range v.list {
+				r.mini.RPush(key, text)
+			}
+			for member, score := range v.zset {
+				r.mini.ZAdd(key, score, member)
+			}
+			r.mini.SetTTL(key, left)
+		}
+	}
+}
+
+// acquireMany lets the workers have n permits in turn, as far as they get them within d.
+func acquireMany(workers []*Coordinator, endpoint string, n int, d time.Duration) (got []*Permit) {
+	ctx, cancel := within(d)
+	defer cancel()
+	permits := make(chan *Permit, n)
+	for i := range n {
+		go func() {
+			p, err := workers[i%len(workers)].Acquire(ctx, Request{Endpoint: endpoint})
+			if err == nil {
+				p.Sent()
+			}
+			permits <- p
+		}()
+	}
+	for range n {
+		if p := <-permits; p != nil {
+			got = append(got, p)
+		}
+	}
+	return got
+}
+
+// A Redis that comes back with an old dump, or without its last writes, has not forgotten the
+// account, but what it granted since. The workers know more than it does, and tell it: what it
+// knows still is not counted twice, but for its last second, and no slot is lost or given twice.
+func TestARedisThatGoesBackInTimeIsToldWhatItHasGrantedSince(t *testing.T) {
+	for how, mend := range map[string]func(*rig, []*link, func()){
+		"at once": func(_ *rig, links []*link, load func()) {
+			load()
+			for _, l := range links {
+				l.kill()
+			}
+		},
+		"unnoticed": func(_ *rig, _ []*link, load func()) { load() },
+		"after an outage": func(_ *rig, links []*link, load func()) {
+			for _, l := range links {
+				l.setCut(true)
+			}
+			time.Sleep(time.Second)
+			load()
+			for _, l := range links {
+				l.setCut(false)
+			}
+		},
+	} {
+		for _, before := range []int{0, 40} { // requests that the dump knows
+			t.Run(fmt.Sprintf("%s/known=%d", how, before), func(t *testing.T) {
+				inVirtualTime(t, func(t *testing.T, r *rig) {
+					const limit = 120
+					var log logbook
+					workers, links := r.fleetWith(3, Policy{
+						Limit: limit, Burst: limit, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 3}},
+					}, log.events())
+					acquireMany(workers, "", 3, time.Second)
+					time.Sleep(2 * time.Minute)
+					sent := len(acquireMany(workers, "", before, time.Second))
+					time.Sleep(2 * time.Second)
+					sent += len(acquireMany(workers, "", 1, time.Second)) // counted twice, as all of the last second
+					load := r.dump()
+					time.Sleep(5 * time.Second)
+					start := time.Now()
+					sent += len(acquireMany(workers, "", 50, time.Second))
+					held := acquireMany(workers, chat, 3, time.Second)
+					if sent != before+51 || len(held) != 3 {
+						t.Fatalf("%d requests and %d slots, want %d and all 3", sent, len(held), before+51)
+					}
+					sent += len(held)
+					mend(r, links, load)
+					const rest = 40 * time.Second // in which nothing of that leaves the window
+					sent += len(acquireMany(workers, "", 2*limit, rest-time.Since(start)))
+					if sent > limit || sent < limit-4 {
+						t.Errorf("%d requests in a window, want all of the limit, %d, and not one more", sent, limit)
+					}
+					if log.count(&log.forgot) != len(workers) {
+						t.Errorf("%d workers found that Redis had forgotten something, want %d", log.count(&log.forgot), len(workers))
+					}
+					for _, p := range held {
+						if isClosed(p.Lost()) {
+							t.Error("a slot that is held was lost")
+						}
+					}
+					var full *WaitError
+					if _, err := workers[0].TryAcquire(context.Background(), Request{Endpoint: chat}); !errors.As(err, &full) {
+						t.Errorf("error %v, want no fourth slot", err)
+					}
+					for _, p := range held {
+						p.Release()
+					}
+					time.Sleep(2 * time.Minute)
+					if n := len(acquireMany(workers, "", limit, time.Minute)); n < limit {
+						t.Errorf("%d requests in a minute, when all is over, want %d", n, limit)
+					}
+					closeAll(t, workers...)
+				})
+			})
+		}
+	}
+}
+
+// A worker that is told a number by an account that is no more does not take the next one to
+// have gone back.
+func TestNumbersOfAnAccountThatIsNoMoreProveNothing(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		var log logbook
+		workers, _ := r.fleetWith(2, Policy{Limit: 600, Headroom: 1}, log.events())
+		acquireMany(workers, "", 2, time.Second)
+		account := "fleetlimit:{acme}:account"
+		if err := r.rdb.HIncrBy(context.Background(), account, "seq", 1e9).Err(); err != nil && !errors.Is(err, redis.Nil) {
+			t.Fatal(err)
+		}
+		acquireMany(workers, "", 2, time.Second)
+		r.mini.FlushAll()
+		for range 5 {
+			acquireMany(workers, "", 2, 10*time.Second)
+			time.Sleep(time.Minute)
+		}
+		synctest.Wait()
+		if n := log.count(&log.forgot); n != len(workers) {
+			t.Errorf("workers found %d times that Redis had forgotten something, want once each", n)
+		}
+		closeAll(t, workers...)
+	})
+}
