@@ -640,6 +640,43 @@ func TestRefusalByRedisIsToldAtOnce(t *testing.T) {
 	})
 }
 
+// The user's rights, or its password, are taken away for a while: that is an answer, and no
+// outage. Callers hear it at once, and all goes on when they are given back.
+func TestRightsThatAreTakenAwayAreToldAtOnce(t *testing.T) {
+	for _, answer := range []string{
+		"NOPERM User fleetlimit has no permissions to run the 'evalsha' command",
+		"NOAUTH Authentication required.", "WRONGPASS invalid username-password pair or user is disabled.",
+	} {
+		inVirtualTime(t, func(t *testing.T, r *rig) {
+			c := r.workerWith("a", Policy{Limit: 600, Endpoints: []Endpoint{{Pattern: chat, Slots: 1}}}, noOutage(t))
+			held := mustAcquire(t, c, chat)
+			time.Sleep(time.Second)
+			r.mini.SetError(answer)
+			begun := time.Now()
+			for range 3 {
+				_, err := c.Acquire(t.Context(), Request{})
+				if err == nil || !strings.Contains(err.Error(), answer) {
+					t.Errorf("error %v, want what Redis said", err)
+				}
+			}
+			if took := time.Since(begun); took > 0 {
+				t.Errorf("the refusals took %v", took)
+			}
+			held.Release()
+			time.Sleep(15 * time.Second) // a heartbeat is refused as well
+			r.mini.SetError("")
+			mustAcquire(t, c, "").Release()
+			time.Sleep(lastRetry)
+			if p, err := c.TryAcquire(t.Context(), Request{Endpoint: chat}); err != nil {
+				t.Errorf("the slot that was given back meanwhile: %v", err)
+			} else {
+				p.Release()
+			}
+			closeAll(t, c)
+		})
+	}
+}
+
 func TestClockSetBackStallsForOneWindowAtMost(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		c := r.worker("a", Policy{Limit: 60, Headroom: 1})

@@ -7,7 +7,8 @@ import "time"
 // may use the coordinator, except that Close must not be called and waited for.
 //
 // Granted, Refused, Reported and Exchanged are called at once by the goroutine that
-// the event happens to, so possibly several times at once: they must return soon.
+// the event happens to, so possibly several times at once: they must return soon, and
+// must not wait for a permit.
 // All others are rare. They are called one after the other, in the order in which
 // things happened, by a goroutine of their own; if they are slower than what they
 // hear of, news beyond a thousand is dropped.

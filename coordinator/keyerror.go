@@ -9,8 +9,8 @@ import (
 )
 
 // KeyError says that one of the account's keys in Redis holds something that is not
-// the fleet's. Nothing that needs it is admitted until it is deleted: DEL of any key is
-// safe.
+// the fleet's. Nothing that needs it is admitted until it is deleted. What was in it before
+// is forgotten; docs/operations.md says of each key what that costs.
 type KeyError struct {
 	Key  string
 	Type string // what Redis says it is

@@ -245,6 +245,29 @@ func TestFaultsOfRedisAreNoFaultsOfTheFleet(t *testing.T) {
 			mustDo(t, f.admin.ReplicaOf(ctx, "127.0.0.1", "1").Err()) // of nobody that answers
 			return func() { mustDo(t, f.admin.ReplicaOf(ctx, "NO", "ONE").Err()) }
 		}, true},
+		{"BUSY_WithAnotherScript", func(t *testing.T, f *squad) func() {
+			mustDo(t, f.admin.ConfigSet(ctx, "busy-reply-threshold", "100").Err())
+			ended := make(chan error, 1)
+			go func() { ended <- f.server.Client(t).Eval(ctx, "while true do end", nil).Err() }()
+			return func() {
+				mustDo(t, f.admin.ScriptKill(ctx).Err())
+				<-ended
+			}
+		}, true},
+		{"maxclients", func(t *testing.T, f *squad) func() {
+			mustDo(t, f.admin.ConfigSet(ctx, "maxclients", "1").Err()) // the test itself is one
+			mustDo(t, f.admin.ClientKillByFilter(ctx, "TYPE", "pubsub").Err())
+			mustDo(t, f.admin.ClientKillByFilter(ctx, "TYPE", "normal", "SKIPME", "yes").Err())
+			return func() { mustDo(t, f.admin.ConfigSet(ctx, "maxclients", "1000").Err()) }
+		}, true},
+		{"ClosesIdleConnections", func(t *testing.T, f *squad) func() {
+			mustDo(t, f.admin.ConfigSet(ctx, "timeout", "1").Err())
+			return func() { mustDo(t, f.admin.ConfigSet(ctx, "timeout", "0").Err()) }
+		}, false},
+		{"ClosesSubscriptions", func(t *testing.T, f *squad) func() {
+			mustDo(t, f.admin.ConfigSet(ctx, "client-output-buffer-limit", "pubsub 1 0 0").Err())
+			return func() { mustDo(t, f.admin.ConfigSet(ctx, "client-output-buffer-limit", "pubsub 0 0 0").Err()) }
+		}, false},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel() // most of the time is spent waiting for windows to pass
