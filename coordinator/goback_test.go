@@ -9,53 +9,21 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
 )
 
 // dump keeps what Redis knows now, and returns a function that makes it start again with
 // that, as from an old dump, or on a replica that had not heard the rest.
 func (r *rig) dump() (load func()) {
 	r.t.Helper()
-	type value struct {
-		hash map[string]string
-		list []string
-		zset map[string]float64
-		ends time.Time
-	}
-	dumped := make(map[string]value)
-	for _, key := range r.mini.Keys() {
-		v := value{hash: make(map[string]string), ends: time.Now().Add(r.mini.TTL(key))}
-		switch kind := r.mini.Type(key); kind {
-		case "hash":
-			fields, _ := r.mini.HKeys(key)
-			for _, field := range fields {
-				v.hash[field] = r.mini.HGet(key, field)
-			}
-		case "list":
-			v.list, _ = r.mini.List(key)
-		case "zset":
-			v.zset, _ = r.mini.SortedSet(key)
-		default:
-			r.t.Fatalf("%s is a %s", key, kind)
-		}
-		dumped[key] = v
+	again, err := redistest.Dump(r.t.Context(), r.rdb)
+	if err != nil {
+		r.t.Fatal(err)
 	}
 	return func() {
-		r.mini.FlushAll()
-		for key, v := range dumped {
-			left := time.Until(v.ends)
-			if left <= 0 {
-				continue
-			}
-			for field, text := range v.hash {
-				r.mini.HSet(key, field, text)
-			}
-			for _, text := range v.list {
-				r.mini.RPush(key, text)
-			}
-			for member, score := range v.zset {
-				r.mini.ZAdd(key, score, member)
-			}
-			r.mini.SetTTL(key, left)
+		if err := again(); err != nil {
+			r.t.Error(err)
 		}
 	}
 }

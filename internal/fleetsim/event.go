@@ -1,9 +1,11 @@
 package fleetsim
 
 import (
+	"context"
 	"time"
 
 	"github.com/fleetlimit/fleetlimit/internal/mockapi"
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
 )
 
 // Event is something that happens at a time after the start.
@@ -109,6 +111,17 @@ func CutOff(at, length time.Duration, process int) Event {
 // RedisFlushed lets Redis forget everything, as a restart without persistence does.
 func RedisFlushed(at time.Duration) Event {
 	return Event{at, func(w *World) { w.Redis.FlushAll() }}
+}
+
+// RedisGoesBack lets Redis forget what it has learned within the last by, as a restart with
+// an old dump does.
+func RedisGoesBack(at, by time.Duration) Event {
+	by = min(by, at)
+	return Event{at - by, func(w *World) {
+		load, err := redistest.Dump(context.Background(), w.observer)
+		w.must(err)
+		w.at(by, func() { w.must(load()) })
+	}}
 }
 
 // RestartAPI breaks off all calls, and makes the API unreachable for a while. It

@@ -127,7 +127,7 @@ func (s *story) drawEvent(t *rapid.T) {
 		s.deaf += deaf
 		s.happens("at %v "+format, append([]any{at}, args...)...)
 	}
-	switch rapid.IntRange(0, 12).Draw(t, "event") {
+	switch rapid.IntRange(0, 13).Draw(t, "event") {
 	case 0, 1:
 		process, again := rapid.IntRange(0, s.Fleet.Processes-1).Draw(t, "process"), drawMillis(t, 1, 60_000, "again")
 		s.crashes, s.killed = true, append(s.killed, at)
@@ -172,6 +172,11 @@ func (s *story) drawEvent(t *rapid.T) {
 	case 11, 12: // for less than its leases last
 		process, length := rapid.IntRange(0, s.Fleet.Processes-1).Draw(t, "process"), drawMillis(t, 1, 25_000, "cut")
 		add(CutOff(at, length, process), length+20*time.Second, "process %d is cut off from Redis for %v", process, length)
+	case 13: // slots that have been given back since are taken until their leases end
+		by := drawMillis(t, 1, 60_000, "by")
+		at = max(at, by+time.Second)
+		s.flushed = append(s.flushed, at)
+		add(RedisGoesBack(at, by), 60*time.Second, "Redis goes back by %v", by)
 	}
 }
 
