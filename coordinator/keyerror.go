@@ -19,7 +19,7 @@ type KeyError struct {
 }
 
 func (e *KeyError) Error() string {
-	return fmt.Sprintf("fleetlimit: the Redis key %q holds a %s, want a %s: delete it: %v", e.Key, e.Type, e.Want, e.Err)
+	return fmt.Sprintf("fleetlimit: the Redis key %q holds a %s, want a %s (WRONGTYPE): delete it", e.Key, e.Type, e.Want)
 }
 
 func (e *KeyError) Unwrap() error { return e.Err }

@@ -39,6 +39,7 @@ func TestASpoiledKeyConcernsItsEndpointAlone(t *testing.T) {
 			t.Errorf("error %v, want one that names the key", err)
 		}
 
+		synctest.Wait()
 		r.mini.Del(spoiledKey)
 		time.Sleep(lastRetry)
 		synctest.Wait()
@@ -80,6 +81,7 @@ func TestEachKeyOfAnEndpointConcernsItAlone(t *testing.T) {
 					mustAcquire(t, a, "").Release()
 					mustAcquire(t, b, "").Release()
 				}
+				time.Sleep(15 * time.Second) // no wait for a slot is longer before it asks again
 				var bad *KeyError
 				select {
 				case err := <-done:
@@ -89,6 +91,7 @@ func TestEachKeyOfAnEndpointConcernsItAlone(t *testing.T) {
 				default:
 					t.Error("the caller still waits")
 				}
+				synctest.Wait()
 				r.mini.Del(key)
 				mustAcquire(t, a, "POST /chat").Release()
 				closeAll(t, a, b)
@@ -113,6 +116,7 @@ func TestASpoiledKeyKeepsNobodyAway(t *testing.T) {
 		if p := mustAcquire(t, c, ""); p.alone {
 			t.Error("the worker is still alone")
 		}
+		synctest.Wait()
 		r.mini.Del(spoiledKey)
 		mustAcquire(t, c, "POST /chat")
 		closeAll(t, c)

@@ -197,7 +197,7 @@ func (a *app) ask(ctx context.Context, o *coordinator.Operator, account string) 
 	case err == nil:
 		fmt.Fprintf(a.err, "This deletes the state of %s: %d workers are alive, %d requests are in its window.\n", account, s.Alive, s.Used)
 	case errors.As(err, &garbage):
-		fmt.Fprintf(a.err, "This deletes the state of %s, which cannot be read: %v.\n", account, err)
+		fmt.Fprintf(a.err, "This deletes the state of %s, which cannot be read: its key %q holds a %s.\n", account, garbage.Key, garbage.Type)
 	default:
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -171,6 +172,27 @@ func TestAnOperatorSeesAndSteersAFleet(t *testing.T) {
 		if err := <-f.waiting; err != nil {
 			t.Errorf("the caller that waited: %v", err)
 		}
+	})
+}
+
+// A key that holds something of another type is named, hides no other account, and a reset
+// is the way out.
+func TestAKeyOfAnotherTypeIsNamed(t *testing.T) {
+	onEachRedis(t, func(t *testing.T, d desk, rdb *redis.Client) {
+		newFleet(t, rdb, "acme")
+		newFleet(t, rdb, "other")
+		const key = "fleetlimit:{acme}:slots:" + chat
+		if err := errors.Join(rdb.Del(t.Context(), key).Err(), rdb.Set(t.Context(), key, "x", 0).Err()); err != nil {
+			t.Fatal(err)
+		}
+		if r := d.want(exitRedis, key, "status"); !strings.Contains(r.out, "other") || !strings.Contains(r.err, "string") {
+			t.Errorf("status lists\n%s and says\n%s", r.out, r.err)
+		}
+		d.want(exitRedis, key, "status", "-a", "acme")
+		d.want(exitRedis, key, "explain", "-a", "acme")
+		d.in = "acme\n"
+		d.want(exitOK, key, "reset", "-a", "acme")
+		d.want(exitOK, "ACCOUNT", "status")
 	})
 }
 

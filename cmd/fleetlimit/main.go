@@ -83,6 +83,7 @@ func explainError(ctx context.Context, err error) (code int, text string) {
 	var usage *usageError
 	var nothing *nothingError
 	var config *coordinator.ConfigError
+	var garbage *coordinator.KeyError
 	var answer redis.Error
 	switch {
 	case errors.Is(err, errSilent):
@@ -99,6 +100,8 @@ func explainError(ctx context.Context, err error) (code int, text string) {
 		return exitNothing, err.Error() + "; fleetlimit status lists those that are there"
 	case ctx.Err() != nil:
 		return exitInterrupted, ""
+	case errors.As(err, &garbage):
+		return exitRedis, strings.ReplaceAll(err.Error(), "fleetlimit: ", "") + "; fleetlimit reset does so"
 	case errors.As(err, &answer):
 		return exitRedis, refusal(answer.Error())
 	}

@@ -61,16 +61,31 @@ func (a *app) status(ctx context.Context) error {
 		return err
 	}
 	views := []accountview.Account{}
+	var unreadable error
 	for _, name := range names {
 		v, err := a.read(ctx, name)
-		if errors.Is(err, coordinator.ErrNoAccount) && a.account == "" {
-			continue // it has just gone
-		}
-		if err != nil {
+		var garbage *coordinator.KeyError
+		switch {
+		case err == nil:
+			views = append(views, v)
+		case errors.Is(err, coordinator.ErrNoAccount) && a.account == "": // it has just gone
+		case errors.As(err, &garbage):
+			unreadable = errors.Join(unreadable, err) // the others can be told nevertheless
+		default:
 			return err
 		}
-		views = append(views, v)
 	}
+	if len(views) == 0 && unreadable != nil {
+		return unreadable
+	}
+	if err := a.show(views); err != nil {
+		return err
+	}
+	return unreadable
+}
+
+// show writes what was read.
+func (a *app) show(views []accountview.Account) error {
 	if a.output == "json" {
 		return a.json(views)
 	}
