@@ -240,7 +240,7 @@ func TestAResetDeletesKeysOfAnotherType(t *testing.T) {
 				c := r.worker("a", Policy{Limit: 10, Endpoints: []Endpoint{{Pattern: "POST /chat", Slots: 2}}})
 				defer c.Close()
 				mustAcquire(t, c, "POST /chat").Release()
-				time.Sleep(time.Minute)
+				time.Sleep(65 * time.Second) // between two heartbeats
 				r.mini.Del(name)
 				r.mini.Set(name, "something else")
 				if deleted, err := r.operator().Reset(t.Context(), "acme"); err != nil || deleted < 1 {
