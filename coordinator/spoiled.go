@@ -30,8 +30,17 @@ func (c *Coordinator) spoil(err error) *lane {
 	for l.waiters.Len() > 0 {
 		l.pop().finish(nil, err)
 	}
+	for p := range c.held {
+		if p.lane == l {
+			p.knownTo = untoldOf // until it is told again, no heartbeat says that it is lost
+		}
+	}
+	c.signal() // the dispatcher may sleep, and is to look
 	return l
 }
+
+// untoldOf is the birth of no account: it was told of no lease.
+const untoldOf = -1
 
 // spoiledBy is spoil after an exchange. It returns whether the same without what concerns
 // that endpoint is another one, which may succeed. c.mu must be held.

@@ -88,7 +88,7 @@ func TestEachKeyOfAnEndpointConcernsItAlone(t *testing.T) {
 					if err != nil && (!errors.As(err, &bad) || bad.Key != key) {
 						t.Errorf("error %v, want one that names the key", err)
 					}
-				default:
+				case <-time.After(2 * time.Second): // it may have asked just before
 					t.Error("the caller still waits")
 				}
 				synctest.Wait()
@@ -136,5 +136,27 @@ func TestCloseBesideASpoiledKeyReturnsTheOtherLeases(t *testing.T) {
 			t.Error("the slot of the other endpoint is still taken")
 		}
 		r.mini.Del(spoiledKey)
+	})
+}
+
+// A heartbeat between the moment at which a key is mended and that at which this is noticed
+// finds no lease.
+func TestWhoMendsAKeyCostsNoLease(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		for wait := range 20 {
+			c := r.worker("a", Policy{Limit: 600, Endpoints: []Endpoint{{Pattern: "POST /chat", Slots: 3}}})
+			held := mustAcquire(t, c, "POST /chat")
+			time.Sleep(5 * time.Second)
+			r.mini.Del(spoiledKey)
+			r.mini.Set(spoiledKey, "garbage")
+			time.Sleep(10*time.Second + time.Duration(wait)*500*time.Millisecond)
+			r.mini.Del(spoiledKey)
+			time.Sleep(10 * time.Second)
+			if isClosed(held.Lost()) {
+				t.Errorf("mended after %d half seconds: the lease was lost", wait)
+			}
+			closeAll(t, c)
+			r.mini.FlushAll()
+		}
 	})
 }
