@@ -139,6 +139,8 @@ func (x *call) writeOp(c *Coordinator, o *op) {
 		x.args = append(x.args, e)
 	case opSpent:
 		x.args = append(x.args, o.count, ms(time.Since(o.at)))
+	case opGranted:
+		x.args = append(x.args, o.after, o.count, ms(time.Since(o.at)))
 	case opAdopt:
 		x.args = append(x.args, e, &p.lease)
 	case opForget:

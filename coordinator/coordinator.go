@@ -338,7 +338,7 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 		return nil, ErrClosed
 	}
 	c.hold(p)
-	c.share.add(p.counted, 1, 0)
+	c.share.add(p.counted, 1, 0).hold(p.seq)
 	return p, nil
 }
 

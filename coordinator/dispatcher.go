@@ -158,21 +158,21 @@ func (c *Coordinator) unheard(now time.Time) (ops []op) {
 		ops = append(ops, op{kind: opKnew, birth: c.share.knew})
 	}
 	c.share.knew = 0
-	ops = append(ops, c.share.untold(now)...)
 	for p := range c.held {
 		if p.unknown && p.lane.spoiled == nil {
 			p.unknown = false
 			ops = append(ops, op{kind: opAdopt, lane: p.lane, permit: p})
 		}
 	}
-	return ops
+	// After what may fail at a key that holds something else: this would be counted again.
+	return append(ops, c.share.untold(now)...)
 }
 
 // told notes that Redis has heard, in the account of this birth. c.mu must be held.
 func (c *Coordinator) told(ops []op, now time.Time, born int64) {
 	for _, o := range ops {
 		switch o.kind {
-		case opSpent:
+		case opSpent, opGranted:
 			o.lot.untold = max(0, o.lot.untold-o.count)
 		case opAdopt:
 			o.permit.unknown, o.permit.renewed, o.permit.knownTo = false, now, born
@@ -187,7 +187,7 @@ func (c *Coordinator) untell(ops []op) {
 	all := retold(ops)
 	again := all[:0]
 	for _, o := range all {
-		if o.kind == opSpent || o.kind == opAdopt && c.held[o.permit] {
+		if o.lot != nil || o.kind == opAdopt && c.held[o.permit] {
 			c.share.dirty = true // it is told from what this worker knows
 			if o.permit != nil {
 				o.permit.unknown = true
@@ -295,7 +295,7 @@ func (c *Coordinator) serve(a ask, r admission, asked time.Time) {
 			continue
 		}
 		c.hold(p)
-		c.share.add(now, 1, 0)
+		c.share.add(now, 1, 0).hold(p.seq)
 		w := l.pop()
 		w.serve(p)
 		c.served = append(c.served, w)

@@ -30,7 +30,9 @@ func (c *Coordinator) hearsay() time.Duration { return max(10*time.Second, 5*c.t
 // hearReply takes over what a reply to an admission says of all. c.mu must be held.
 func (c *Coordinator) hearReply(r admission) {
 	c.epoch, c.share.instant = r.epoch, r.instant()
-	c.lastHeard = max(c.lastHeard, r.last)
+	if r.born == c.share.born { // else it is the number of an account that is no more
+		c.lastHeard = max(c.lastHeard, r.last)
+	}
 }
 
 // hearLease remembers the lease of a job: without a doubt, as long as a reply that was

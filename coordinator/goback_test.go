@@ -151,3 +151,82 @@ func TestNumbersOfAnAccountThatIsNoMoreProveNothing(t *testing.T) {
 		closeAll(t, workers...)
 	})
 }
+
+// Redis starts with the same old dump again, before it has made another: the account that the
+// workers know since the first time is younger than the one that the dump knows.
+func TestTheSameOldDumpTwice(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		const limit = 120
+		workers, _ := r.fleetWith(3, Policy{Limit: limit, Burst: limit, Headroom: 1, Window: 3 * time.Minute}, Events{})
+		acquireMany(workers, "", 3, time.Second)
+		time.Sleep(4 * time.Minute)
+		load := r.dump()
+		time.Sleep(2 * time.Second)
+		sent := len(acquireMany(workers, "", 40, time.Second))
+		load()
+		sent += len(acquireMany(workers[:1], "", 1, 20*time.Second))
+		time.Sleep(20 * time.Second)
+		sent += len(acquireMany(workers[1:], "", 50, 20*time.Second))
+		load()
+		sent += len(acquireMany(workers[:1], "", 2*limit, 110*time.Second))
+		if sent > limit || sent < limit-4 {
+			t.Errorf("%d requests in a window, want all of the limit, %d, and not one more", sent, limit)
+		}
+		closeAll(t, workers...)
+	})
+}
+
+// What a worker spent alone before the dump and told after it is no part of the dump.
+func TestAnOldDumpDoesNotKnowWhatWasToldAfterIt(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		const limit = 120
+		workers, links := r.fleetWith(2, Policy{Limit: limit, Burst: limit / 4, Headroom: 1, Window: 3 * time.Minute}, Events{})
+		acquireMany(workers, "", 2, time.Second)
+		time.Sleep(4 * time.Minute)
+		start := time.Now()
+		sent := len(acquireMany(workers[:1], "", limit/4, time.Second))
+		sent += len(acquireMany(workers[1:], "", 1, 3*time.Second))
+		links[1].setCut(true)
+		alone := 0
+		for time.Since(start) < 70*time.Second {
+			alone += len(acquireMany(workers[1:], "", 1, 2*time.Second))
+			sent += len(acquireMany(workers[:1], "", 1, 2*time.Second))
+		}
+		load := r.dump()
+		links[1].setCut(false)
+		time.Sleep(15 * time.Second)
+		sent += alone + len(acquireMany(workers, "", 2, 5*time.Second))
+		load()
+		sent += len(acquireMany(workers, "", 2*limit, 178*time.Second-time.Since(start)))
+		if sent > limit || alone < 15 {
+			t.Errorf("%d requests in a window, limit %d; %d of them alone", sent, limit, alone)
+		}
+		closeAll(t, workers...)
+	})
+}
+
+// A dump that was made while the workers told again what Redis had forgotten knows only a part.
+func TestADumpOfAnAccountThatIsBeingTold(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		const limit = 120
+		workers, links := r.fleetWith(3, Policy{Limit: limit, Burst: limit, Headroom: 1, Window: 3 * time.Minute}, Events{})
+		acquireMany(workers, "", 3, time.Second)
+		time.Sleep(4 * time.Minute)
+		sent := len(acquireMany(workers, "", 60, time.Second))
+		time.Sleep(2 * time.Second)
+		r.mini.FlushAll()
+		links[2].setCut(true)
+		sent += len(acquireMany(workers[:1], "", 1, 10*time.Second))
+		time.Sleep(2 * time.Second)
+		load := r.dump()
+		links[2].setCut(false)
+		time.Sleep(20 * time.Second)
+		sent += len(acquireMany(workers, "", 3, 10*time.Second))
+		load()
+		sent += len(acquireMany(workers, "", 2*limit, 125*time.Second))
+		if sent > limit {
+			t.Errorf("%d requests in a window, limit %d", sent, limit)
+		}
+		closeAll(t, workers...)
+	})
+}

@@ -23,6 +23,7 @@ const (
 	opLeave   opKind = "leave"
 	opSaid    opKind = "said"
 	opSpent   opKind = "spent"
+	opGranted opKind = "granted"
 	opAdopt   opKind = "adopt"
 	opKnew    opKind = "knew"
 	opResume  opKind = "resume"

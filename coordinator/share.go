@@ -63,7 +63,9 @@ type share struct {
 type lot struct {
 	first, last time.Time
 	n           int
-	untold      int // of which Redis knows nothing
+	untold      int   // of which Redis knows nothing
+	alone       bool  // some of them were taken while Redis was away
+	number      int64 // the highest of the others
 }
 
 func (s *share) horizon() time.Duration { return s.policy.Window + s.policy.Jitter }
@@ -102,16 +104,21 @@ func (s *share) list(workers int, now time.Time, alive, hearing time.Duration) {
 }
 
 // add counts n requests of this worker.
-func (s *share) add(now time.Time, n, untold int) {
+func (s *share) add(now time.Time, n, untold int) *lot {
 	s.evict(now)
 	s.own += n
 	if last := len(s.grants) - 1; last >= 0 && now.Sub(s.grants[last].first) < s.policy.Window/512 {
 		g := s.grants[last]
-		g.last, g.n, g.untold = now, g.n+n, g.untold+untold
-		return
+		g.last, g.n, g.untold, g.alone = now, g.n+n, g.untold+untold, g.alone || untold > 0
+		return g
 	}
-	s.grants = append(s.grants, &lot{now, now, n, untold})
+	g := &lot{first: now, last: now, n: n, untold: untold, alone: untold > 0}
+	s.grants = append(s.grants, g)
+	return g
 }
+
+// hold notes the number of a permit in it.
+func (g *lot) hold(number int64) { g.number = max(g.number, number) }
 
 func (s *share) evict(now time.Time) {
 	for len(s.grants) > 0 && now.Sub(s.grants[0].last) >= s.horizon() {
@@ -288,7 +295,11 @@ func (s *share) untold(now time.Time) []op {
 	var ops []op
 	for _, g := range s.grants {
 		if g.untold > 0 {
-			ops = append(ops, op{kind: opSpent, lot: g, count: g.untold, at: g.last})
+			o := op{kind: opSpent, lot: g, count: g.untold, at: g.last}
+			if !g.alone {
+				o.kind, o.after = opGranted, g.number
+			}
+			ops = append(ops, o)
 		}
 	}
 	return ops

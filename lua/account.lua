@@ -42,8 +42,8 @@ The hash fleetlimit:{<account>}:account holds, among what renew.lua writes:
                 says that Redis has lost its memory since
   reborn_ms     when a worker said so: until all have had a heartbeat to tell which
                 slots are taken, none is given
-  kept_ms       the last grant that was known when Redis was found to have gone back to
-                an older state; 0: it has not
+  kept          number of the last permit that was known when Redis was found to have
+                gone back to an older state; 0: it has not
   workers       how many workers were alive at the last heartbeat of any
   overdue_ms    the earliest instant by which a worker should have been heard of,
                 before now or still to come; 0: unknown
@@ -74,12 +74,12 @@ local TIGHT_BURST = 0.02   -- burst while callers wait, as a share of the limit
 local LIMIT_CEILING = 1e9
 
 -- The first COUNTS of them are whole numbers, and written down without decimals.
-local COUNTS = 16
+local COUNTS = 17
 local FIELDS = {
   'seq', 'own', 'left_seq', 'open_n', 'reported', 'foreign', 'observed_seq', 'spent',
-  'tight', 'epoch', 'strikes', 'rejected', 'born_ms', 'workers', 'policies', 'silent',
+  'tight', 'epoch', 'strikes', 'rejected', 'born_ms', 'workers', 'policies', 'silent', 'kept',
   'tat_ms', 'open_from_ms', 'open_last_ms', 'oldest_ms', 'foreign_ms', 'stranger', 'stranger_ms',
-  'doubtful', 'ticket_ms', 'probe_ms', 'reset_ms', 'told_ms', 'rolling_ms', 'reborn_ms', 'kept_ms', 'overdue_ms',
+  'doubtful', 'ticket_ms', 'probe_ms', 'reset_ms', 'told_ms', 'rolling_ms', 'reborn_ms', 'overdue_ms',
   'drain:' .. ARGV[1],
 }
 
@@ -483,29 +483,42 @@ local function resumption_left(key, now)
   return hold == 0 and api > 0 and redis.call('HGET', key, 'reason') == AWAY and api or 0
 end
 
+-- bear_anew has an account be born anew that has gone back to an older state (an old dump,
+-- a replica that lagged), so that all workers tell what they sent. What it knows stays
+-- counted: all that it has granted, but for what it was still being told by then. What was
+-- granted before can be given back no more, and says nothing of strangers: its numbers are
+-- those of an account that is gone.
+local function bear_anew(a, p, keys, now, born, heard)
+  if a.reborn_ms == 0 or now - a.reborn_ms >= p.horizon then a.kept = a.seq end
+  a.reborn_ms, a.born_ms = now, math.max(math.floor(now), born + 1)
+  a.seq = math.max(a.seq, heard, math.floor(now))
+  a.left_seq, a.observed_seq, a.reset_ms = a.seq, a.seq, 0
+  local closed = a.oldest_ms > 0 and redis.call('LRANGE', keys[2], 0, -1) or {}
+  for i = 1, #closed do
+    local last, count = parse_bucket(closed[i])
+    redis.call('LSET', keys[2], i - 1, ms(last) .. ' ' .. int(count) .. ' ' .. int(a.seq))
+  end
+end
+
 -- check_memory compares the account's birth with the one that a worker knew. If they
 -- differ, Redis has lost its memory, and what was sent is known to the workers alone:
--- they get a while to tell. (Heartbeats keep an account whose workers are idle.) It
--- returns whether they agree.
+-- they get a while to tell. (Heartbeats keep an account whose workers are idle.) If the
+-- worker knew a younger one, this one has come back. It returns whether they agree.
 local function check_memory(a, p, keys, now, known, worker)
   if known == 0 or known == a.born_ms then return true end
+  if known > a.born_ms then bear_anew(a, p, keys, now, known, a.seq) end
   if a.reborn_ms == 0 then a.reborn_ms = now end
-  resumption(a, p, keys, now, a.born_ms + RESUMPTION - now, worker)
+  local since = a.born_ms <= now and a.born_ms or a.reborn_ms
+  resumption(a, p, keys, now, since + RESUMPTION - now, worker)
   return false
 end
 
--- go_on finds out whether Redis has gone back to an older state of this account (an old
--- dump, a replica that lagged): a worker has heard of a permit that is not granted yet.
--- Then the account is born anew, so that all workers tell what they sent. What it knows
--- stays counted: all up to its last grant, unless the clock was set back, too. It
--- returns whether Redis has not.
+-- go_on finds out whether Redis has gone back to an older state of this account: a worker
+-- has heard of a permit that is not granted yet, or knows a younger account. It returns
+-- whether Redis has not.
 local function go_on(a, p, keys, now, born, heard, worker)
-  if born ~= a.born_ms or heard <= a.seq then return true end
-  local last = number(redis.call('HGET', keys[1], 'open_last_ms'))
-  a.kept_ms, a.reborn_ms = last <= now and last or 0, now
-  a.born_ms = math.max(math.floor(now), born + 1)
-  a.seq = math.max(heard, math.floor(now))
-  a.left_seq = a.seq -- nothing that was granted before can be given back
+  if born < a.born_ms or born == a.born_ms and heard <= a.seq then return true end
+  bear_anew(a, p, keys, now, born, heard)
   return check_memory(a, p, keys, now, born, worker)
 end
 

@@ -42,6 +42,9 @@ ARGV  1 worker
       done    <e> <key>                 the job has ended
       leave   <e>                       nobody here waits any more
       spent   <count> <age ms>          requests were sent while Redis was away
+      granted <number> <count> <age ms> the same, of permits up to this number that
+                                        were granted by an account that Redis has
+                                        forgotten
       adopt   <e> <lease>               a slot was taken, or kept, meanwhile
       sharded                           the server is a cluster: wake-ups go by
                                         sharded pub/sub. It comes first
@@ -124,6 +127,8 @@ while cursor <= #ARGV do
     leave(next_number())
   elseif op == 'spent' then
     spent(next_number(), next_number())
+  elseif op == 'granted' then
+    granted(next_number(), next_number(), next_number())
   elseif op == 'adopt' then
     adopt(next_number(), next_arg())
   elseif op == 'sharded' then

@@ -217,17 +217,21 @@ local function count_from_now(seq)
 end
 
 -- spent counts what was sent while Redis was away. What the headers have shown of it
--- was taken to be strangers'. What Redis knew when it had gone back in time is counted,
--- but for its last second: ages are not exact, nor do the clocks of two servers agree.
+-- was taken to be strangers'.
 local function spent(count, age)
   count, age = math.min(number(count), LIMIT_CEILING), math.max(0, age)
   if count < 1 or age >= policy.horizon then return end
   local at = now - age
-  if at < a.kept_ms - 1000 then return end
   count_past(a, policy, KEYS[2], at, count)
   if at <= a.foreign_ms - policy.jitter and at >= a.foreign_ms - policy.window + policy.jitter then
     a.foreign, a.stranger = math.max(0, a.foreign - count), math.max(0, a.stranger - count)
   end
+end
+
+-- granted counts what was granted by an account that Redis has forgotten, with numbers up
+-- to this one; what Redis knew when it had gone back in time is counted.
+local function granted(seq, count, age)
+  if seq > a.kept then spent(count, age) end
 end
 
 -- resume: this worker spends alone until it is heard of without this.
