@@ -76,11 +76,17 @@ func (c *Coordinator) lose(err error) {
 	for p := range c.held {
 		p.lane.renewed = earlier(p.lane.renewed, p.renewed)
 	}
-	for _, o := range c.outbox {
-		// A slot that Redis may have freed already may have been given to others.
-		if o.permit != nil && o.permit.lease != "" && !o.tried && (o.kind == opRelease || o.kind == opReturn) {
-			o.lane.had++
-			o.lane.renewed = earlier(o.lane.renewed, o.permit.renewed)
+	untold := [][]op{c.outbox}
+	for _, l := range c.lanes {
+		untold = append(untold, l.behind)
+	}
+	for _, ops := range untold {
+		for _, o := range ops {
+			// A slot that Redis may have freed already may have been given to others.
+			if o.permit != nil && o.permit.lease != "" && !o.tried && (o.kind == opRelease || o.kind == opReturn) {
+				o.lane.had++
+				o.lane.renewed = earlier(o.lane.renewed, o.permit.renewed)
+			}
 		}
 	}
 	c.announceAway(err)

@@ -99,10 +99,10 @@ func (c *Coordinator) takeOutbox(now time.Time) []op {
 	if len(c.outbox) == 0 {
 		return nil
 	}
-	behind := c.stayBehind()
+	c.stayBehind()
 	n := min(len(c.outbox), maxOps)
 	ops := compact(c.outbox[:n:n], now)
-	c.outbox = append(append(c.spare, c.outbox[n:]...), behind...)
+	c.outbox = append(c.spare, c.outbox[n:]...)
 	c.spare = nil
 	return ops
 }

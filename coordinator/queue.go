@@ -33,6 +33,7 @@ type lane struct {
 	spoiled *KeyError // one of its keys holds something else; nil: none does
 	looking bool      // Redis is being asked whether it still does
 	look    time.Time // when to ask
+	behind  []op      // what is to be told when it does no more
 
 	report *op // the youngest that tells nothing new; it goes with the next exchange
 

@@ -102,6 +102,8 @@ func (c *Coordinator) lookAt(l *lane, bad *KeyError) {
 		c.spoil(problem)
 	default:
 		l.spoiled = nil
+		c.outbox, l.behind = append(l.behind, c.outbox...), nil
+		c.trimOutbox()
 		for p := range c.held {
 			if p.lane == l {
 				p.unknown, c.share.dirty = true, true
@@ -110,16 +112,23 @@ func (c *Coordinator) lookAt(l *lane, bad *KeyError) {
 	}
 }
 
-// stayBehind takes what concerns spoiled endpoints out of the outbox. c.mu must be held.
-func (c *Coordinator) stayBehind() (behind []op) {
+// stayBehind takes what concerns spoiled endpoints out of the outbox, once: it can be much, and
+// the others' exchanges must not be the slower for it. c.mu must be held.
+func (c *Coordinator) stayBehind() {
+	if !slices.ContainsFunc(c.outbox, func(o op) bool { return o.ofSpoiled() }) {
+		return
+	}
 	c.outbox = slices.DeleteFunc(c.outbox, func(o op) bool {
-		spoiled := o.ofSpoiled()
-		if spoiled {
-			behind = append(behind, o)
+		if !o.ofSpoiled() {
+			return false
 		}
-		return spoiled
+		l := o.lane
+		if l.behind = append(l.behind, o); len(l.behind) > maxOutbox {
+			l.behind = slices.DeleteFunc(l.behind, func(o op) bool { return o.weight() <= 1 })
+			l.behind = l.behind[max(0, len(l.behind)-maxOutbox*9/10):]
+		}
+		return true
 	})
-	return behind
 }
 
 // ofSpoiled says whether an operation needs the keys of a spoiled endpoint.

@@ -160,3 +160,34 @@ func TestWhoMendsAKeyCostsNoLease(t *testing.T) {
 		}
 	})
 }
+
+// What stays behind is looked at once, however much it is, and is told in its order.
+func TestWhatStaysBehindCostsTheOthersNothing(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		p := Policy{Limit: 600, Headroom: 1, Endpoints: []Endpoint{{Pattern: "POST /chat", Slots: 3, JobTTL: time.Hour}}}
+		c := r.worker("a", p)
+		mustAcquire(t, c, "POST /chat").BindJob("job")
+		time.Sleep(time.Second)
+		r.mini.Del(spoiledKey)
+		r.mini.Set(spoiledKey, "garbage")
+		time.Sleep(20 * time.Second)
+		for range 2 * maxOutbox {
+			c.JobSeen("POST /chat", "job")
+		}
+		c.JobDone("POST /chat", "job")
+		mustAcquire(t, c, "").Release()
+		time.Sleep(time.Second)
+		c.mu.Lock()
+		outbox, behind := len(c.outbox), len(c.lanes["POST /chat"].behind)
+		c.mu.Unlock()
+		if outbox > 0 || behind > maxOutbox {
+			t.Errorf("%d operations in the outbox and %d behind, want none, and %d at most", outbox, behind, maxOutbox)
+		}
+		r.mini.Del(spoiledKey)
+		time.Sleep(5 * time.Second)
+		if r.mini.Exists("fleetlimit:{acme}:job:POST /chat:job") {
+			t.Error("the end of the job was never told")
+		}
+		closeAll(t, c)
+	})
+}
