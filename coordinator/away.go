@@ -375,7 +375,7 @@ func (c *Coordinator) heard(o op) {
 		c.heed(o.said, o.at)
 		// All slots are taken, though this worker keeps to its part: Redis is there
 		// for others, who share them without it.
-		o.lane.crowded = o.lane.crowded || o.lane.slots > 0 && o.said.Status == 429 && o.said.Remaining > 0
+		o.lane.crowded = o.lane.crowded || o.lane.slots > 0 && o.ofCap()
 	}
 	if c.away == nil && !c.isNews(o) {
 		if l := o.lane; l.report == nil || l.report.permit.seq < o.permit.seq {

@@ -62,6 +62,10 @@ func (o *op) pushback() bool {
 	return o.kind == opSaid && (o.said.Status == 429 || o.said.Status == 503)
 }
 
+// ofCap says whether the API pushed back for too many calls at once at the endpoint, and not
+// for the account.
+func (o *op) ofCap() bool { return o.said.Status == 429 && o.said.Remaining > 0 }
+
 // success says whether the operation reports that the API took a request of a permit
 // that Redis knows.
 func (o *op) success() bool {

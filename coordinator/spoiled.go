@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -51,14 +50,13 @@ func (c *Coordinator) spoiledBy(asks []ask, ops []op, err error) bool {
 }
 
 // laneOfKey finds the endpoint whose key this is; nil: it is not an endpoint's.
-func (c *Coordinator) laneOfKey(key string) (found *lane) {
+func (c *Coordinator) laneOfKey(key string) *lane {
 	for _, l := range c.lanes {
-		job := strings.HasPrefix(key, c.keys.job(l.name, ""))
-		if slices.Contains(l.keys, any(key)) || job && (found == nil || len(found.name) < len(l.name)) {
-			found = l
+		if slices.Contains(l.keys, any(key)) {
+			return l
 		}
 	}
-	return found
+	return nil
 }
 
 // lookAtSpoiled has Redis asked for each spoiled endpoint whose time has come, and says
@@ -113,9 +111,20 @@ func (c *Coordinator) lookAt(l *lane, bad *KeyError) {
 }
 
 // stayBehind takes what concerns spoiled endpoints out of the outbox, once: it can be much, and
-// the others' exchanges must not be the slower for it. c.mu must be held.
+// the others' exchanges must not be the slower for it. But what the API said there of the whole
+// account concerns all. c.mu must be held.
 func (c *Coordinator) stayBehind() {
-	if !slices.ContainsFunc(c.outbox, func(o op) bool { return o.ofSpoiled() }) {
+	spoiled := false
+	for i := range c.outbox {
+		switch o := &c.outbox[i]; {
+		case !o.ofSpoiled():
+		case o.kind == opSaid && !o.ofCap():
+			o.lane = c.lanes[anyEndpoint]
+		default:
+			spoiled = true
+		}
+	}
+	if !spoiled {
 		return
 	}
 	c.outbox = slices.DeleteFunc(c.outbox, func(o op) bool {

@@ -100,6 +100,55 @@ func TestEachKeyOfAnEndpointConcernsItAlone(t *testing.T) {
 	}
 }
 
+// What the API says of the whole account, in a response of a spoiled endpoint, is told.
+func TestAPauseIsToldFromASpoiledEndpoint(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		policy := Policy{Limit: 600, Endpoints: []Endpoint{{Pattern: "POST /chat", Slots: 1}}}
+		a, b := r.worker("a", policy), r.worker("b", policy)
+		held := mustAcquire(t, a, "POST /chat")
+		mustAcquire(t, b, "").Release()
+		r.mini.Del(spoiledKey)
+		r.mini.Set(spoiledKey, "garbage")
+		if _, err := a.TryAcquire(t.Context(), Request{Endpoint: "POST /chat"}); err == nil {
+			t.Error("a slot of a spoiled endpoint was granted")
+		}
+		held.Report(Feedback{Status: 429, Limit: 600, Remaining: 0, Reset: -1, RetryAfter: 20 * time.Second})
+		time.Sleep(time.Second)
+		begun := time.Now()
+		mustAcquire(t, b, "").Release()
+		if waited := time.Since(begun); waited < 18*time.Second {
+			t.Errorf("served %v after the API had asked for 20 s", waited)
+		}
+		synctest.Wait()
+		r.mini.Del(spoiledKey)
+		closeAll(t, a, b)
+	})
+}
+
+// A job's key that holds something else is as good as deleted.
+func TestAJobsKeyOfAnotherTypeCostsItsSlotAlone(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 600, Endpoints: []Endpoint{{Pattern: "POST /video", Slots: 3, JobTTL: time.Hour}}})
+		for _, job := range []string{"done", "seen", "well"} {
+			mustAcquire(t, c, "POST /video").BindJob(job)
+		}
+		time.Sleep(time.Second)
+		for _, job := range []string{"done", "seen"} {
+			r.mini.Del(c.keys.job("POST /video", job))
+			r.mini.RPush(c.keys.job("POST /video", job), "garbage")
+		}
+		c.JobDone("POST /video", "done")
+		c.JobSeen("POST /video", "seen")
+		c.JobDone("POST /video", "well")
+		time.Sleep(time.Second)
+		mustAcquire(t, c, "POST /video").Release()
+		if s, err := c.State(t.Context()); err != nil || s.Endpoints[0].InUse > 3 || s.Endpoints[0].InUse < 2 {
+			t.Errorf("%+v, %v; want the slots of the two taken still", s.Endpoints, err)
+		}
+		closeAll(t, c)
+	})
+}
+
 // Workers that come back from an outage tell what they can, whatever one endpoint's key holds.
 func TestASpoiledKeyKeepsNobodyAway(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {

@@ -172,10 +172,16 @@ local function bind(e, lease, key, ttl)
   end
 end
 
+-- lease_of is the lease of a job; of one whose key holds something else nothing is known.
+local function lease_of(key)
+  local lease = redis.pcall('GET', key)
+  return type(lease) == 'string' and lease
+end
+
 -- A job that is seen alive takes a slot. If Redis has forgotten which, as it can
 -- have in an account that is younger than the job may be, it gets one anew.
 local function seen(e, key, ttl)
-  local lease = redis.call('GET', key)
+  local lease = lease_of(key)
   if lease and extend_lease(e, lease, ttl) then
     redis.call('PEXPIRE', key, int(ttl))
   elseif a.reborn_ms > 0 and now - a.reborn_ms < ttl
@@ -196,11 +202,9 @@ local function adopt(e, lease)
 end
 
 local function done(e, key)
-  local lease = redis.call('GET', key)
-  if lease then
-    free_lease(e, lease)
-    redis.call('DEL', key)
-  end
+  local lease = lease_of(key)
+  if lease then free_lease(e, lease) end
+  redis.call('DEL', key)
 end
 
 -- Budget
