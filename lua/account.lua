@@ -571,7 +571,7 @@ local function load_account(keys, p)
   if a.ticket_ms > now + 1000 then a.ticket_ms = 0 end
   loaded = a
   evict(a, p, keys[2], now)
-  if now - a.foreign_ms > p.horizon then a.foreign = 0 end
+  if now - a.foreign_ms >= p.horizon - 0.001 then a.foreign = 0 end
   return a, now
 end
 

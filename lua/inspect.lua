@@ -190,7 +190,7 @@ local function load(h, p, buckets)
     if bucket[1] > edge then break end
     a.own = math.max(0, a.own - bucket[2])
   end
-  if now - a.foreign_ms > p.horizon then a.foreign = 0 end
+  if now - a.foreign_ms >= p.horizon - 0.001 then a.foreign = 0 end
   a.reset_ms, a.rolling_ms = math.min(a.reset_ms, now + p.window), math.min(a.rolling_ms, now)
   if a.overdue_ms > now then a.silent = 0 end
   return a

@@ -80,3 +80,16 @@ func TestStrangersAreForgottenWhenTheyAreSeenNoMore(t *testing.T) {
 		}
 	})
 }
+
+// When all that was seen of strangers has left the window it is forgotten, in the very
+// instant for which those who wait were told to come: else they would come again and again
+// in that instant, which in virtual time never ends.
+func TestStrangersAreForgottenInTheInstantOfWhichTheWaitTells(t *testing.T) {
+	onEachServer(t, func(t *testing.T, s *server) {
+		observe(t, s, 0, -1)
+		s.advance(seconds(crowded.horizon()))
+		if n := wanted(t, s); n == 0 {
+			t.Error("nothing is granted when all that the API had counted has left its window")
+		}
+	})
+}
