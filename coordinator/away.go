@@ -92,9 +92,7 @@ func (c *Coordinator) lose(err error) {
 	c.announceAway(err)
 	if c.whenAway == FailFast {
 		for _, l := range c.lanes {
-			for l.waiters.Len() > 0 {
-				l.pop().finish(nil, c.awayError())
-			}
+			l.fail(c.awayError())
 		}
 	}
 	c.done.Go(c.awaitRedis)

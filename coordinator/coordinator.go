@@ -383,9 +383,7 @@ func (c *Coordinator) Close() error {
 	c.closed = true
 	defer close(c.gone)
 	for _, l := range c.lanes {
-		for l.waiters.Len() > 0 {
-			l.pop().finish(nil, ErrClosed)
-		}
+		l.fail(ErrClosed)
 		c.leaveIfEmpty(l)
 	}
 	held := make([]*Permit, 0, len(c.held))

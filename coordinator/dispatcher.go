@@ -337,9 +337,7 @@ func (c *Coordinator) giveUp(asks []ask, ops []op, err error) (again bool) {
 	case refused(err):
 		c.quiet = time.Now().Add(lastRetry)
 		for _, a := range asks {
-			for a.lane.waiters.Len() > 0 {
-				a.lane.pop().finish(nil, err)
-			}
+			a.lane.fail(err)
 		}
 	default:
 		c.lose(err)

@@ -152,14 +152,21 @@ func TestNumbersOfAnAccountThatIsNoMoreProveNothing(t *testing.T) {
 	})
 }
 
+// rested is a fleet whose workers know each other, and whose window, of three minutes, is empty.
+func (r *rig) rested(n, limit, burst int) (workers []*Coordinator, links []*link) {
+	r.t.Helper()
+	workers, links = r.fleetWith(n, Policy{Limit: limit, Burst: burst, Headroom: 1, Window: 3 * time.Minute}, Events{})
+	acquireMany(workers, "", n, time.Second)
+	time.Sleep(4 * time.Minute)
+	return workers, links
+}
+
 // Redis starts with the same old dump again, before it has made another: the account that the
 // workers know since the first time is younger than the one that the dump knows.
 func TestTheSameOldDumpTwice(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		const limit = 120
-		workers, _ := r.fleetWith(3, Policy{Limit: limit, Burst: limit, Headroom: 1, Window: 3 * time.Minute}, Events{})
-		acquireMany(workers, "", 3, time.Second)
-		time.Sleep(4 * time.Minute)
+		workers, _ := r.rested(3, limit, limit)
 		load := r.dump()
 		time.Sleep(2 * time.Second)
 		sent := len(acquireMany(workers, "", 40, time.Second))
@@ -180,9 +187,7 @@ func TestTheSameOldDumpTwice(t *testing.T) {
 func TestAnOldDumpDoesNotKnowWhatWasToldAfterIt(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		const limit = 120
-		workers, links := r.fleetWith(2, Policy{Limit: limit, Burst: limit / 4, Headroom: 1, Window: 3 * time.Minute}, Events{})
-		acquireMany(workers, "", 2, time.Second)
-		time.Sleep(4 * time.Minute)
+		workers, links := r.rested(2, limit, limit/4)
 		start := time.Now()
 		sent := len(acquireMany(workers[:1], "", limit/4, time.Second))
 		sent += len(acquireMany(workers[1:], "", 1, 3*time.Second))
@@ -209,9 +214,7 @@ func TestAnOldDumpDoesNotKnowWhatWasToldAfterIt(t *testing.T) {
 func TestADumpOfAnAccountThatIsBeingTold(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		const limit = 120
-		workers, links := r.fleetWith(3, Policy{Limit: limit, Burst: limit, Headroom: 1, Window: 3 * time.Minute}, Events{})
-		acquireMany(workers, "", 3, time.Second)
-		time.Sleep(4 * time.Minute)
+		workers, links := r.rested(3, limit, limit)
 		sent := len(acquireMany(workers, "", 60, time.Second))
 		time.Sleep(2 * time.Second)
 		r.mini.FlushAll()

@@ -334,19 +334,26 @@ func (c *Coordinator) append(ops ...op) {
 	}
 }
 
-// trimOutbox drops what matters least, the oldest first, if there is too much to tell: a
-// tenth more than it must, so that not every operation costs a search. c.mu must be held.
+// trimOutbox drops what matters least if there is too much to tell. c.mu must be held.
 func (c *Coordinator) trimOutbox() {
-	if len(c.outbox) <= maxOutbox {
-		return
+	var dropped int
+	if c.outbox, dropped = trim(c.outbox); dropped > 0 {
+		c.announce(func() {
+			c.log.Warn("too much to tell Redis at once: what matters least is dropped", "operations", dropped)
+		})
 	}
-	excess := len(c.outbox) - maxOutbox*9/10
-	dropped := excess
-	c.announce(func() {
-		c.log.Warn("too much to tell Redis at once: what matters least is dropped", "operations", dropped)
-	})
+}
+
+// trim drops of more than maxOutbox operations what matters least, the oldest first: a tenth
+// more than it must, so that not every operation costs a search.
+func trim(ops []op) (kept []op, dropped int) {
+	if len(ops) <= maxOutbox {
+		return ops, 0
+	}
+	dropped = len(ops) - maxOutbox*9/10
+	excess := dropped
 	for weight := 0; excess > 0; weight++ {
-		c.outbox = slices.DeleteFunc(c.outbox, func(o op) bool {
+		ops = slices.DeleteFunc(ops, func(o op) bool {
 			drop := excess > 0 && o.weight() <= weight
 			if drop {
 				excess--
@@ -354,6 +361,7 @@ func (c *Coordinator) trimOutbox() {
 			return drop
 		})
 	}
+	return ops, dropped
 }
 
 // sayGoodbye takes this process off the list of workers.

@@ -124,6 +124,13 @@ func (l *lane) waitsFor() Gate {
 
 func (l *lane) pop() *waiter { return heap.Pop(&l.waiters).(*waiter) }
 
+// fail ends the waiting of all. Coordinator.mu must be held.
+func (l *lane) fail(err error) {
+	for l.waiters.Len() > 0 {
+		l.pop().finish(nil, err)
+	}
+}
+
 // laneOf finds the lane of a request. c.mu must be held.
 func (c *Coordinator) laneOf(r Request) (*lane, error) {
 	if c.closed {

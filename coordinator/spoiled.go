@@ -26,9 +26,7 @@ func (c *Coordinator) spoil(err error) *lane {
 	}
 	l.spoiled, l.look = bad, time.Now().Add(lastRetry)
 	l.placed, l.notBefore, l.called = false, time.Time{}, time.Time{}
-	for l.waiters.Len() > 0 {
-		l.pop().finish(nil, err)
-	}
+	l.fail(err)
 	for p := range c.held {
 		if p.lane == l {
 			p.knownTo = untoldOf // until it is told again, no heartbeat says that it is lost
@@ -92,9 +90,7 @@ func (c *Coordinator) lookAt(l *lane, bad *KeyError) {
 	case err != nil && !refused(err):
 		c.lose(err)
 	case err != nil:
-		for l.waiters.Len() > 0 {
-			l.pop().finish(nil, err)
-		}
+		l.fail(err)
 		l.look = time.Now().Add(lastRetry)
 	case problem != nil:
 		c.spoil(problem)
@@ -132,10 +128,7 @@ func (c *Coordinator) stayBehind() {
 			return false
 		}
 		l := o.lane
-		if l.behind = append(l.behind, o); len(l.behind) > maxOutbox {
-			l.behind = slices.DeleteFunc(l.behind, func(o op) bool { return o.weight() <= 1 })
-			l.behind = l.behind[max(0, len(l.behind)-maxOutbox*9/10):]
-		}
+		l.behind, _ = trim(append(l.behind, o))
 		return true
 	})
 }
