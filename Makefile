@@ -1,7 +1,7 @@
 # "make help" lists the targets. Go is all that "make demo" needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench scoreboard soak compose-test
+.PHONY: help demo test stress lint bench scoreboard soak compose-test
 
 # Flags of the demo or the scoreboard, as in: make demo ARGS='-workers 16 -kill'
 ARGS ?=
@@ -19,7 +19,14 @@ test: ## run all tests, those against a real Redis too (REDIS_URL, or redis-serv
 	@scripts/chromium
 	@scripts/rules-test
 	@scripts/go-test ./...
+	@CGO_ENABLED=0 go test ./internal/fleetsim/... # all of it, without the race detector's cost
 	@cd bench && ../scripts/go-test ./...
+
+# Looks for tests that depend on having a processor.
+stress: ## run all tests 20 times in a row on busy processors; ROUNDS=3, ARGS=-race
+	@scripts/redis-server
+	@scripts/chromium
+	@scripts/stress $(ARGS)
 
 # Side by side with other limiters, on one Redis; writes bench/bench.json.
 bench: ## measure (minutes, on a quiet machine); ARGS='-h' lists the flags

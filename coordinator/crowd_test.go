@@ -26,8 +26,8 @@ func TestTenThousandCallersComeAndGo(t *testing.T) {
 			inside, most atomic.Int64
 		)
 		for i := range 10_000 {
+			time.Sleep(rand.N(2 * time.Millisecond))
 			callers.Go(func() {
-				time.Sleep(rand.N(10 * time.Second))
 				ctx, cancel := context.WithTimeoutCause(context.Background(), rand.N(2*time.Second), errors.New("no more time"))
 				defer cancel()
 				permit, err := workers[i%2].Acquire(ctx, Request{Endpoint: chat, Priority: Priority(i%3 - 1)})
@@ -41,7 +41,7 @@ func TestTenThousandCallersComeAndGo(t *testing.T) {
 						break
 					}
 				}
-				time.Sleep(rand.N(200 * time.Millisecond))
+				time.Sleep(rand.N(500 * time.Millisecond))
 				inside.Add(-1)
 				permit.Release()
 			})

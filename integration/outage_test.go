@@ -270,7 +270,7 @@ func TestFaultsOfRedisAreNoFaultsOfTheFleet(t *testing.T) {
 		}, false},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
-			t.Parallel() // most of the time is spent waiting for windows to pass
+			t.Parallel()
 			server := redistest.Start(t, "--appendonly", "no")
 			f := startSquad(t, server, 3, coordinator.Options{RedisTimeout: time.Second})
 			f.awaitAnswers(fleetLimit)
@@ -330,6 +330,7 @@ func TestRollingRestartOfARedisThatPersists(t *testing.T) {
 // LOADING: a Redis that has just started and reads its dump answers so. The callers
 // do not notice.
 func TestRedisThatIsLoadingIsAway(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server := redistest.Start(t, "--save", "3600 1", "--enable-debug-command", "yes", "--key-load-delay", "5000", "--rdbcompression", "no")
 	f := startSquad(t, server, 3, coordinator.Options{RedisTimeout: time.Second})
@@ -353,6 +354,7 @@ func TestRedisThatIsLoadingIsAway(t *testing.T) {
 
 // The other two behaviours, on a Redis that is stopped.
 func TestWaitingAndFailingFastOnARealRedis(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t, "--appendonly", "no")
 	f := startSquad(t, server, 1, coordinator.Options{RedisTimeout: time.Second, WhenAway: coordinator.Wait})
 	fast, err := coordinator.New(server.Client(t), policy, coordinator.Options{
@@ -396,6 +398,7 @@ func TestWaitingAndFailingFastOnARealRedis(t *testing.T) {
 
 // Close under load gives everything back.
 func TestCloseUnderLoadReturnsAllLeases(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t, "--appendonly", "no")
 	f := startSquad(t, server, 3, coordinator.Options{})
 	witness, err := coordinator.New(server.Client(t), f.workers[0].Policy(), coordinator.Options{

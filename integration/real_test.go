@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -131,6 +132,10 @@ func TestMain(m *testing.M) {
 	if url := os.Getenv("FLEETLIMIT_TEST_HOLD"); url != "" {
 		holdSlots(url, os.Getenv("FLEETLIMIT_TEST_ACCOUNT"))
 		return
+	}
+	// Most tests wait for windows to pass, and need little of a processor.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }

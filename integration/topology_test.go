@@ -32,6 +32,7 @@ func TestTheSuiteOnEveryTopology(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			at := start(t)
 			for name, test := range suite {
 				t.Run(name, func(t *testing.T) { test(t, at) })
@@ -124,6 +125,7 @@ func TestTheUserOfDeployMayDoNothingElse(t *testing.T) {
 }
 
 func TestSentinelFailoverUnderLoad(t *testing.T) {
+	t.Parallel()
 	s := redistest.StartSentinel(t)
 	r := startFleet(t, s.URL, "")
 	r.serves(20)
@@ -136,6 +138,7 @@ func TestSentinelFailoverUnderLoad(t *testing.T) {
 }
 
 func TestClusterFailoverUnderLoad(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t)
 	r := startFleet(t, c.URL, "")
 	r.serves(20)
@@ -154,6 +157,7 @@ func TestClusterFailoverUnderLoad(t *testing.T) {
 }
 
 func TestSlotMigrationUnderLoad(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t)
 	r := startFleet(t, c.URL, "")
 	r.serves(20)

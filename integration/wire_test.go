@@ -23,6 +23,7 @@ func startWiredFleet(t *testing.T, callTimeout time.Duration) *running {
 }
 
 func TestFaultsBetweenWorkersAndRedis(t *testing.T) {
+	t.Parallel()
 	r := startWiredFleet(t, time.Minute)
 	for _, f := range []struct {
 		name   string
@@ -50,6 +51,7 @@ func TestFaultsBetweenWorkersAndRedis(t *testing.T) {
 }
 
 func TestFaultsBetweenWorkersAndTheAPI(t *testing.T) {
+	t.Parallel()
 	r := startWiredFleet(t, 10*time.Second) // a half-open connection costs a call its deadline
 	for _, f := range []struct {
 		name   string
@@ -106,6 +108,7 @@ func (r *running) noViolation() {
 // nothing can go wrong with slots; after that it may use its part of them, one of four,
 // beside theirs.
 func TestOneWorkerOfFourIsPartitioned(t *testing.T) {
+	t.Parallel()
 	r := startWiredFleet(t, time.Minute)
 	r.serves(10)
 	time.Sleep(fleetPolicy.LeaseTTL) // or more: who is not known to all yet has no share

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -224,11 +225,14 @@ func Account(t testing.TB) string {
 	return "test-" + strings.ToLower(rand.Text()[:12])
 }
 
+// freePort is below the ports that systems give to outgoing connections: one of those
+// could hold the port of a server that is stopped, and it could not be restarted.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	for range attempts {
+		port := 12_000 + mathrand.N(20_000)
+		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("none of %d random ports is free", attempts)
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/fleetlimit/fleetlimit/internal/fleetsim"
+	"github.com/fleetlimit/fleetlimit/internal/race"
 )
 
 // The short form of the scoreboard: ours in every situation, each with one limit
@@ -16,10 +17,10 @@ import (
 func TestGoalsAreReached(t *testing.T) {
 	for i, s := range Catalogue {
 		limit, window := 120, Windows[i%2]
-		if raceDetector && (i%3 != 0 || s.Name == "thousand") {
-			continue // each takes ten times as long; .ci/run plays all without it
+		if race.Enabled && (i%3 != 0 || s.Name == "thousand") {
+			continue // each takes ten times as long; make test plays all without it
 		}
-		if i%4 >= 2 && !raceDetector && s.Name != "thousand" { // of which only the full form plays all
+		if i%4 >= 2 && !race.Enabled && s.Name != "thousand" { // of which only the full form plays all
 			limit = 600
 		}
 		r := Run{Situation: s, Strategy: fleetsim.Fleetlimit, Limit: limit, Window: window, Seed: 1}
@@ -38,7 +39,7 @@ func TestGoalsAreReached(t *testing.T) {
 func TestOthersArePlayed(t *testing.T) {
 	s, _ := Find("saturated")
 	for _, strategy := range fleetsim.Strategies() {
-		if strategy.Name == fleetsim.Fleetlimit.Name || raceDetector && strings.HasPrefix(strategy.Name, "redis_rate") {
+		if strategy.Name == fleetsim.Fleetlimit.Name || race.Enabled && strings.HasPrefix(strategy.Name, "redis_rate") {
 			continue
 		}
 		r := Run{Situation: s, Strategy: strategy, Limit: 60, Window: "sliding", Seed: 1}

@@ -1,5 +1,0 @@
-//go:build !race
-
-package scoreboard
-
-const raceDetector = false
