@@ -394,7 +394,7 @@ func (c *Coordinator) Close() error {
 	for _, p := range held {
 		p.lose(ErrClosed)
 		switch {
-		case !p.wasSent():
+		case !p.mayBeSent():
 			p.Release()
 		case p.lane.jobTTL > 0:
 			p.Keep() // it may have started a job

@@ -231,20 +231,27 @@ func TestPermitThatWasNotUsedInTimeIsNotValid(t *testing.T) {
 // started goes on, what was broken off is counted for a moment still.
 func TestCloseInTheMiddleOfCalls(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
-		c, other := r.worker("a", policy), r.worker("b", policy)
-		call, start := mustAcquire(t, c, chat), mustAcquire(t, c, video)
-		unsent := mustAcquire(t, c, chat)
-		call.Sent()
-		start.Sent()
+		p := Policy{Limit: 60, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 3}, {Pattern: video, Slots: 2, JobTTL: 10 * time.Minute}}}
+		c, other := r.worker("a", p), r.worker("b", p)
+		var unsent *Permit
+		for _, endpoint := range []string{chat, video} {
+			mustAcquire(t, c, endpoint).Sent()
+			if err := mustAcquire(t, c, endpoint).Valid(); err != nil { // its last byte is yet to be written
+				t.Fatal(err)
+			}
+			if endpoint == chat {
+				unsent = mustAcquire(t, c, endpoint)
+			}
+		}
 		closeAll(t, c)
 		awaitLost(t, unsent)
 		s, err := other.State(context.Background())
-		if err != nil || s.Endpoints[0].InUse != 1 || s.Endpoints[1].InUse != 1 {
-			t.Fatalf("state %+v %v right after Close, want one call and one job", s, err)
+		if err != nil || s.Endpoints[0].InUse != 2 || s.Endpoints[1].InUse != 2 {
+			t.Fatalf("state %+v %v right after Close, want two calls and two jobs", s, err)
 		}
 		time.Sleep(2 * time.Second)
-		if s, _ = other.State(context.Background()); s.Endpoints[0].InUse != 0 || s.Endpoints[1].InUse != 1 {
-			t.Errorf("%d calls and %d jobs two seconds later, want 0 and 1", s.Endpoints[0].InUse, s.Endpoints[1].InUse)
+		if s, _ = other.State(context.Background()); s.Endpoints[0].InUse != 0 || s.Endpoints[1].InUse != 2 {
+			t.Errorf("%d calls and %d jobs two seconds later, want 0 and 2", s.Endpoints[0].InUse, s.Endpoints[1].InUse)
 		}
 		closeAll(t, other)
 	})

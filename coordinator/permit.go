@@ -51,6 +51,7 @@ type Permit struct {
 	ended    bool
 	reported bool
 	sent     bool
+	valid    bool          // Valid has said so, and the request may be under way
 	cause    error         // why the lease was lost
 	lost     chan struct{} // closed then; nil: nobody has asked for it
 	watches  []*lostWatch
@@ -131,10 +132,12 @@ func (p *Permit) Sent() {
 // brokenOff is how long the API is given to notice that a call has ended.
 const brokenOff = time.Second
 
-func (p *Permit) wasSent() bool {
+// mayBeSent says whether some of the request may have left: a long one is on its way
+// for a while before it has been written.
+func (p *Permit) mayBeSent() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.sent
+	return p.sent || p.valid
 }
 
 // Report passes on what the API said. Only the first report of a permit counts.
@@ -172,7 +175,8 @@ func (p *Permit) Lost() <-chan struct{} {
 // not with its next heartbeat: the error is [ErrLeaseLost] if the slot was lost, or
 // cannot have been renewed in time by the clock of this process, and [ErrStale] if
 // the permit is older than the window, which counts it no more. Such a permit is to
-// be given back with Return, and another one to be asked for.
+// be given back with Return, and another one to be asked for. A request whose permit was
+// valid counts as under way: Close leaves its slot taken for a moment.
 func (p *Permit) Valid() error {
 	c := p.c
 	c.mu.Lock()
@@ -182,14 +186,14 @@ func (p *Permit) Valid() error {
 		c.expire(time.Now())
 	}
 	p.mu.Lock()
-	cause := p.cause
-	p.mu.Unlock()
-	if cause != nil {
-		return cause
+	defer p.mu.Unlock()
+	if p.cause != nil {
+		return p.cause
 	}
 	if time.Since(p.asked) > c.policy.Window {
 		return ErrStale
 	}
+	p.valid = true
 	return nil
 }
 
