@@ -127,8 +127,9 @@ func (c *Coordinator) stayBehind() {
 		if !o.ofSpoiled() {
 			return false
 		}
-		l := o.lane
-		l.behind, _ = trim(append(l.behind, o))
+		if l := o.lane; o.kind != opLeave { // else it could end a place that is taken later; it lapses
+			l.behind, _ = trim(append(l.behind, o))
+		}
 		return true
 	})
 }

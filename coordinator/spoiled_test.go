@@ -240,3 +240,79 @@ func TestWhatStaysBehindCostsTheOthersNothing(t *testing.T) {
 		closeAll(t, c)
 	})
 }
+
+// An operator's command that meets a key of another type does nothing at all, and what does
+// not need that key works.
+func TestAnOperatorsCommandAtASpoiledKeyDoesNothing(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		ctx := context.Background()
+		c := r.worker("a", Policy{Limit: 600, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 1}}})
+		for range 3 * 60 * 5 { // buckets are about to leave the window
+			mustAcquire(t, c, "").Sent()
+			time.Sleep(200 * time.Millisecond)
+		}
+		before := r.used(c)
+		r.mini.Set(keysOf("acme").queueOf(chat), "garbage")
+		time.Sleep(3 * time.Second)
+		o := r.operator()
+		for what, command := range map[string]func() error{
+			"resume": func() error { _, err := o.Resume(ctx, "acme", true); return err },
+			"drain":  func() error { _, err := o.Drain(ctx, "acme", "a", time.Hour, "being replaced"); return err },
+		} {
+			var bad *KeyError
+			if err := command(); !errors.As(err, &bad) {
+				t.Errorf("%s: error %v, want a KeyError", what, err)
+			}
+		}
+		if p, err := c.TryAcquire(ctx, Request{}); err != nil {
+			t.Errorf("after commands that failed: %v", err)
+		} else {
+			p.Return()
+		}
+		if _, err := o.Pause(ctx, "acme", time.Minute, "being repaired"); err != nil {
+			t.Errorf("pause: %v", err)
+		}
+		if _, err := o.Resume(ctx, "acme", false); err != nil {
+			t.Errorf("resume: %v", err)
+		}
+		r.mini.Del(keysOf("acme").queueOf(chat))
+		time.Sleep(30 * time.Second)
+		if after := r.used(c); after > before-100 {
+			t.Errorf("%d requests are in the window half a minute later, of %d: they count as if they were young", after, before)
+		}
+		closeAll(t, c)
+	})
+}
+
+// What is told again and again, while the queue for the budget is a key of another type, is
+// counted once.
+func TestWhatIsToldAtASpoiledQueueIsCountedOnce(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c, l := r.linked("a", Policy{Limit: 600, Headroom: 1, Burst: 10}, OwnShare)
+		mustAcquire(t, c, "")
+		time.Sleep(2 * time.Minute)
+		l.setCut(true)
+		sent := len(acquireMany([]*Coordinator{c}, "", 40, 30*time.Second))
+		r.mini.Set(keysOf("acme").queue(), "garbage")
+		l.setCut(false)
+		time.Sleep(20 * time.Second)
+		r.mini.Del(keysOf("acme").queue())
+		time.Sleep(10 * time.Second)
+		if used := r.used(c); sent != 40 || used != sent {
+			t.Errorf("%d requests were sent, and %d are counted", sent, used)
+		}
+		closeAll(t, c)
+	})
+}
+
+// A place that is to be left, at an endpoint that is spoiled, may be taken anew when it is
+// mended: leaving it then would leave its callers behind.
+func TestNobodyLeavesAPlaceThatWasTakenAnew(t *testing.T) {
+	c := &Coordinator{lanes: map[string]*lane{chat: {name: chat, spoiled: new(KeyError)}}}
+	l := c.lanes[chat]
+	c.outbox = []op{{kind: opLeave, lane: l}, {kind: opDone, lane: l, job: "job"}}
+	c.stayBehind()
+	if len(c.outbox) != 0 || len(l.behind) != 1 || l.behind[0].kind != opDone {
+		t.Errorf("behind: %+v, want the end of the job alone", l.behind)
+	}
+}

@@ -47,14 +47,17 @@ sharded = nil
 local BACKOFF, SLOTS, QUEUE, DUE = 1, 2, 3, 4
 local function key_of(e, what) return KEYS[6 + 4 * (e - 1) + what] end
 
--- A reset is also the way out when a key holds something of another type, which nothing
--- below could read.
+-- A key may hold something of another type, which nothing below could read. Redis takes
+-- nothing back of a script that fails: so one that would meet it fails here, with nothing
+-- done. A reset is the way out.
+local BUDGET = {'hash', 'list', 'hash', 'zset', 'zset', 'zset'}
+local of_endpoints = operation == 'reset' or operation == 'drain' or operation == 'resume' and arg(1) == '1'
 local garbage = 0
-if operation == 'reset' then
-  local budget = {'hash', 'list', 'hash', 'zset', 'zset', 'zset'}
-  for i = 1, 6 + 4 * endpoints do
-    local found, kind = redis.call('TYPE', KEYS[i]).ok, budget[i] or i % 4 == 3 and 'hash' or 'zset'
-    if found ~= kind and found ~= 'none' then garbage = garbage + redis.call('DEL', KEYS[i]) end
+for i = 1, #BUDGET + (of_endpoints and 4 * endpoints or 0) do
+  local found, kind = redis.call('TYPE', KEYS[i]).ok, BUDGET[i] or i % 4 == 3 and 'hash' or 'zset'
+  if found ~= kind and found ~= 'none' then
+    if operation ~= 'reset' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' holds a ' .. found) end
+    garbage = garbage + redis.call('DEL', KEYS[i])
   end
 end
 

@@ -116,7 +116,7 @@ while cursor <= #ARGV do
   elseif op == 'late' then
     count_from_now(next_number())
   elseif op == 'again' then
-    count_in(a, policy, KEYS[2], now, 1)
+    count_again()
   elseif op == 'bind' then
     bind(next_number(), next_arg(), KEYS[next_number()], next_number())
   elseif op == 'seen' then

@@ -220,12 +220,29 @@ local function count_from_now(seq)
   count_in(a, policy, KEYS[2], now, 1)
 end
 
+-- before_counting fails where wake_head would, at the end, if a key of the queue holds
+-- something of another type: what has been counted by then would be told again.
+local waiting_minded = false
+local function before_counting()
+  if waiting_minded then return end
+  redis.call('ZCARD', KEYS[4])
+  redis.call('ZCARD', KEYS[5])
+  waiting_minded = true
+end
+
+-- count_again counts a request that was sent once more.
+local function count_again()
+  before_counting()
+  count_in(a, policy, KEYS[2], now, 1)
+end
+
 -- spent counts what was sent while Redis was away. What the headers have shown of it
 -- was taken to be strangers'.
 local function spent(count, age)
   count, age = math.min(number(count), LIMIT_CEILING), math.max(0, age)
   if count < 1 or age >= policy.horizon then return end
   local at = now - age
+  before_counting()
   count_past(a, policy, KEYS[2], at, count)
   if at <= a.foreign_ms - policy.jitter and at >= a.foreign_ms - policy.window + policy.jitter then
     a.foreign, a.stranger = math.max(0, a.foreign - count), math.max(0, a.stranger - count)
