@@ -255,10 +255,23 @@ func (c *Coordinator) wakeServed() {
 
 // learn takes over what a reply says of the budget. c.mu must be held.
 func (c *Coordinator) learn(b budget, asked time.Time) {
-	if born := c.share.born; born != 0 && born != b.born {
+	if born := c.share.born; born != 0 && born != b.born && !c.share.overtaken(b, asked) {
 		c.lostMemory()
 	}
 	c.share.hear(b, asked)
+}
+
+// count counts a permit of an account that was born then. If Redis has forgotten that one
+// since, as a quicker reply has told, it is told of the permit. c.mu must be held.
+func (c *Coordinator) count(p *Permit, born int64) {
+	c.hold(p)
+	lot := c.share.add(p.counted, 1, 0)
+	lot.hold(p.seq)
+	if born != c.share.born {
+		lot.untold++
+		p.unknown, c.share.dirty = true, true
+		c.signal()
+	}
 }
 
 // lostMemory notes that Redis has forgotten the account: it must be told everything
@@ -294,8 +307,7 @@ func (c *Coordinator) serve(a ask, r admission, asked time.Time) {
 			c.append(p.opReturn())
 			continue
 		}
-		c.hold(p)
-		c.share.add(now, 1, 0).hold(p.seq)
+		c.count(p, r.born)
 		w := l.pop()
 		w.serve(p)
 		c.served = append(c.served, w)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -231,5 +232,104 @@ func TestADumpOfAnAccountThatIsBeingTold(t *testing.T) {
 			t.Errorf("%d requests in a window, limit %d", sent, limit)
 		}
 		closeAll(t, workers...)
+	})
+}
+
+// A Redis that forgets everything, and hears of a pause of the API before it hears that it has
+// forgotten, has all workers tell at once what they sent: the pause gives them the time.
+func TestAFlushInAPauseOfTheAPIIsTold(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		const limit = 600
+		var log logbook
+		workers, _ := r.fleetWith(2, Policy{Limit: limit, Burst: limit, Headroom: 1}, log.events())
+		for _, c := range workers {
+			mustAcquire(t, c, "")
+		}
+		time.Sleep(2*time.Minute + 500*time.Millisecond) // the last heartbeats are just over
+		start := time.Now()
+		sent := len(acquireMany(workers[1:], "", limit-20, time.Second))
+		p := mustAcquire(t, workers[0], "")
+		sent++
+		r.mini.FlushAll()
+		f := NoFeedback
+		f.Status, f.RetryAfter = 429, 6*time.Second
+		p.Report(f)
+		sent += len(acquireMany(workers[:1], "", 2*limit, 55*time.Second-time.Since(start)))
+		if sent > limit || sent < limit-4 {
+			t.Errorf("%d requests in a window, want all of the limit, %d, and not one more", sent, limit)
+		}
+		if n := log.count(&log.alone); n > 0 {
+			t.Errorf("%d workers went on alone in the API's pause", n)
+		}
+		closeAll(t, workers...)
+	})
+}
+
+// slowReply holds up the reply to one exchange, of those to come: Redis has carried it out.
+type slowReply struct {
+	redis.Hook
+	before atomic.Int32
+}
+
+func (s *slowReply) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (s *slowReply) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (s *slowReply) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		n := s.before.Add(-1)
+		err := next(ctx, cmd)
+		if n == 1 {
+			time.Sleep(10 * time.Millisecond) // so that more gathers for the next
+		} else if n == 0 {
+			time.Sleep(90 * time.Millisecond)
+		}
+		return err
+	}
+}
+
+// A reply of an account that Redis has forgotten since, which comes after a younger account
+// was heard of, grants what that one must be told.
+func TestAReplyOfAForgottenAccountIsTold(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		const limit = 120
+		rdb, slow := r.client(), new(slowReply)
+		defer rdb.Close()
+		rdb.AddHook(slow)
+		c := r.begin(rdb, Policy{Limit: limit, Burst: limit, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 2}}}, Options{Worker: "a"})
+		mustAcquire(t, c, "")
+		time.Sleep(2*time.Minute + 500*time.Millisecond)
+		start := time.Now()
+		slow.before.Store(2)
+		got := make(chan []*Permit, 2)
+		go func() { got <- acquireMany([]*Coordinator{c}, chat, 2, 5*time.Second) }()
+		go func() { got <- acquireMany([]*Coordinator{c}, "", 100, 900*time.Millisecond) }()
+		time.Sleep(30 * time.Millisecond)
+		r.mini.FlushAll()
+		time.Sleep(30 * time.Millisecond)
+		_, err := c.TryAcquire(context.Background(), Request{}) // another connection is quicker
+		if err == nil {
+			t.Error("Redis knows what it has granted: the test tries nothing")
+		}
+		held := append(<-got, <-got...)
+		sent := len(held)
+		if sent < 50 {
+			t.Fatalf("%d requests were granted: the test tries too little", sent)
+		}
+		sent += len(acquireMany([]*Coordinator{c}, "", 2*limit, 50*time.Second-time.Since(start)))
+		if sent > limit {
+			t.Errorf("%d requests in a window of %d", sent, limit)
+		}
+		for _, p := range held {
+			if isClosed(p.Lost()) {
+				t.Error("a slot that is held was lost")
+			}
+		}
+		if leases, err := r.mini.ZMembers(keysOf("acme").slotsOf(chat)); err != nil || len(leases) != 2 {
+			t.Errorf("leases %q, %v: want those of the 2 that are held", leases, err)
+		}
+		closeAll(t, c)
 	})
 }

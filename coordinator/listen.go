@@ -27,10 +27,13 @@ func (c *Coordinator) listen() {
 			}
 			switch m := m.(type) {
 			case *redis.Message:
-				if m.Channel == c.keys.wakeAll() {
-					c.tellAll()
-				} else {
+				switch {
+				case m.Channel != c.keys.wakeAll():
 					c.hear(m.Payload)
+				case m.Payload == callLook:
+					c.look()
+				default:
+					c.tellAll()
 				}
 			case *redis.Subscription:
 				if confirmed++; confirmed > 2 {
@@ -42,6 +45,10 @@ func (c *Coordinator) listen() {
 		}
 	}
 }
+
+// callLook calls all workers to look at an account that Redis has forgotten (LOOK in
+// account.lua). Any other message to all begins a resumption, in which they go on alone.
+const callLook = "look"
 
 // tellAll is what a worker does when Redis wants to hear from everybody.
 func (c *Coordinator) tellAll() {

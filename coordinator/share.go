@@ -72,7 +72,7 @@ func (s *share) horizon() time.Duration { return s.policy.Window + s.policy.Jitt
 
 // hear takes over what Redis said, as of the moment at which it was asked.
 func (s *share) hear(b budget, asked time.Time) {
-	if s.known && asked.Before(s.heard) {
+	if s.overtaken(b, asked) {
 		return
 	}
 	s.known, s.heard = true, asked
@@ -80,6 +80,12 @@ func (s *share) hear(b budget, asked time.Time) {
 	s.limit = math.Min(s.limit, usableLimit(s.policy.Limit, s.policy.Headroom)) // whatever Redis says
 	s.born = b.born
 	s.count(int(b.workers), asked)
+}
+
+// overtaken says whether a reply is older than what is known: another was quicker, or is
+// from a younger account.
+func (s *share) overtaken(b budget, asked time.Time) bool {
+	return s.known && asked.Before(s.heard) && b.born <= s.born
 }
 
 // count takes over how many workers are alive; 0 is an account that no heartbeat has
@@ -147,9 +153,7 @@ func (s *share) begin(now, noticed time.Time) {
 		s.part = free / float64(n)
 	}
 	s.base = float64(s.own) + s.part
-	if next := now.Add(s.interval()); next.After(s.next) {
-		s.next = next
-	}
+	s.next = now.Add(s.interval())
 }
 
 // sharing is how many workers share what there is; 0: this one has no part in it.

@@ -61,6 +61,7 @@ local GRACE = 1000         -- how late a place in a queue may be claimed
 local LATE = 400           -- how much later than foreseen those come who are not the first in a queue
 local RESUMPTION = 5000    -- after Redis was away: time for all workers to tell what they spent
 local AWAY = 'Redis was away'
+local LOOK = 'look' -- listen.go knows it
 local LONGEST_BEAT = 60000 -- after which all who hold slots have told so, once Redis has forgotten it
 local LOST = 10000         -- for how long a worker is silent that may be cut off for good
 local IDLE_TTL = 600000    -- an idle account disappears after this time
@@ -458,22 +459,29 @@ local function end_with_one_permit(a, p, now, left)
 end
 
 -- resumption pauses the account for a while in which all workers tell what they
--- spent while Redis was away, and go on with their own shares. If the API has asked
--- for a pause, that pause gets longer, once (tell_until_ms), and nobody goes on in it. All
--- workers are told, also those who wait and would not ask for long.
+-- spent while Redis was away, and go on with their own shares. If the API or an operator
+-- has asked for a pause, nobody goes on in it: that pause lasts long enough to tell, and all
+-- are called to look, once (tell_until_ms). All workers are told, also those who wait and
+-- would not ask for long.
 local function resumption(a, p, keys, now, length, worker)
   local key = keys[3]
   local left, api, hold = pause_left(key, now)
-  if length <= left + 1 then return end -- instants are not exact
-  if api > 0 and redis.call('HGET', key, 'reason') ~= AWAY then
+  local away = api > 0 and redis.call('HGET', key, 'reason') == AWAY
+  if length <= 1 or away and length <= left + 1 then return end -- instants are not exact
+  local message = AWAY
+  if api > 0 and not away or length <= left + 1 then
     if number(redis.call('HGET', key, 'tell_until_ms')) > now then return end
-    redis.call('HSET', key, 'until_ms', ms(now + length), 'length_ms', ms(length), 'tell_until_ms', ms(now + length))
-    redis.call('PEXPIRE', key, int(math.ceil(math.max(length, hold))))
+    redis.call('HSET', key, 'tell_until_ms', ms(now + length))
+    if length > left + 1 then
+      redis.call('HSET', key, 'until_ms', ms(now + length), 'length_ms', ms(length))
+      redis.call('PEXPIRE', key, int(math.ceil(math.max(length, hold))))
+    end
+    message = LOOK
   else
     set_pause(key, now, length, AWAY, worker, a.strikes, a.epoch)
   end
-  end_with_one_permit(a, p, now, length)
-  publish(string.sub(keys[1], 1, -8) .. 'wake', AWAY)
+  end_with_one_permit(a, p, now, math.max(left, length))
+  publish(string.sub(keys[1], 1, -8) .. 'wake', message)
 end
 
 -- resumption_left tells such a pause from one that the API or an operator asked for,
