@@ -102,6 +102,7 @@ type Coordinator struct {
 
 	share    share
 	reported int64     // the youngest epoch of which a success has been reported
+	drained  time.Time // until then an operator wants this worker to be granted nothing
 	away     error     // why Redis cannot be asked; nil: it can
 	muted    bool      // Redis is back, and about to take over from the own share
 	quiet    time.Time // after Redis has refused: when to tell it the rest
@@ -294,10 +295,9 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 	asks := []ask{{
 		lane: l, n: 1, priority: clampPriority(r.Priority), since: sinceOf(r), known: c.share.born, after: c.lastHeard,
 	}}
-	c.mu.Unlock()
 	asked := time.Now()
-	answer, err := c.sendInTime(ctx, asks, nil)
-	c.mu.Lock()
+	var answer answer
+	c.unlocked(func() { answer, err = c.sendInTime(ctx, asks, nil) })
 	if err != nil || answer.repeated {
 		c.doubt(asks)
 	}
@@ -332,14 +332,19 @@ func (c *Coordinator) tryAcquire(ctx context.Context, r Request) (*Permit, error
 	p := c.newPermit(l, &reply, reply.last, asked, now)
 	p.waited = now.Sub(asked)
 	if c.closed {
-		c.mu.Unlock()
-		c.takeBack(p.opReturn())
-		c.mu.Lock()
+		c.unlocked(func() { c.takeBack(p.opReturn()) })
 		return nil, ErrClosed
 	}
-	c.hold(p)
-	c.share.add(p.counted, 1, 0).hold(p.seq)
+	c.count(p, reply.born)
 	return p, nil
+}
+
+// unlocked does something without c.mu, which must be held before and is held again after
+// it, also if a listener panics in it.
+func (c *Coordinator) unlocked(f func()) {
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	f()
 }
 
 // JobSeen tells that a job was seen alive: the lease that was bound to it by

@@ -28,9 +28,7 @@ func (c *Coordinator) send(ctx context.Context, x *call, asks []ask, ops []op) (
 // Permits that come later go back.
 func (c *Coordinator) sendInTime(ctx context.Context, asks []ask, ops []op) (answer, error) {
 	asked := time.Now()
-	a, err := inTime(ctx, c.timeout, func(ctx context.Context) (answer, error) {
-		return c.sendOnce(ctx, asks, ops)
-	}, func(late answer) {
+	unheard := func(late answer) {
 		c.mu.Lock()
 		var ops []op
 		for i, r := range late.replies {
@@ -46,9 +44,19 @@ func (c *Coordinator) sendInTime(ctx context.Context, asks []ask, ops []op) (ans
 		} else {
 			c.signal()
 		}
-	})
+	}
+	a, err := inTime(ctx, c.timeout, func(ctx context.Context) (answer, error) {
+		return c.sendOnce(ctx, asks, ops)
+	}, unheard)
 	c.meet.Do(func() { close(c.met) })
+	told := false
+	defer func() {
+		if !told {
+			unheard(a) // the listener has panicked, so nobody gets what was granted
+		}
+	}()
 	c.exchanged(asked, asks, len(ops), a, err)
+	told = true
 	return a, err
 }
 
