@@ -54,33 +54,27 @@ var errResumption = errors.New("others tell what they spent while Redis was away
 // lose opens the breaker: until Redis answers again no caller waits for it. c.mu
 // must be held.
 func (c *Coordinator) lose(err error) {
-	first := c.away == nil
+	first, now := c.away == nil, time.Now()
 	c.away = err
 	if !first {
+		c.heedUntold(now)
 		return
 	}
 	c.muted = false
-	now := time.Now()
 	noticed := c.noticed(now)
 	if errors.Is(err, errResumption) {
 		noticed = now // Redis grants nothing to anybody
 	}
 	c.share.begin(now, noticed)
 	for _, l := range c.lanes {
-		if l.placed && (l.gate == GateBackoff || l.gate == GateDrain) {
-			c.share.pause(l.notBefore)
-		}
 		l.placed, l.notBefore, l.called = false, time.Time{}, time.Time{}
 		l.had, l.renewed, l.crowded = l.used, c.share.since, false
 	}
 	for p := range c.held {
 		p.lane.renewed = earlier(p.lane.renewed, p.renewed)
 	}
-	untold := [][]op{c.outbox}
-	for _, l := range c.lanes {
-		untold = append(untold, l.behind)
-	}
-	for _, ops := range untold {
+	c.heedPauses(now)
+	for ops := range c.untold {
 		for _, o := range ops {
 			// A slot that Redis may have freed already may have been given to others.
 			if o.permit != nil && o.permit.lease != "" && !o.tried && (o.kind == opRelease || o.kind == opReturn) {
@@ -230,6 +224,7 @@ func (c *Coordinator) tell(first bool) (left time.Duration, err error) {
 			c.share.born = born
 		}
 		c.told(ops, now, a.settled.born)
+		c.learnPauses(nil, a)
 		more := c.share.dirty || slices.ContainsFunc(c.outbox, func(o op) bool { return !o.ofSpoiled() })
 		c.mu.Unlock()
 		if !more {
@@ -300,7 +295,7 @@ func (c *Coordinator) permitAlone(l *lane, now time.Time) *Permit {
 // nextAlone returns the lane of the caller to serve next, if one has a slot.
 func (c *Coordinator) nextAlone(now time.Time) (next *lane) {
 	for _, l := range c.lanes {
-		if l.waiters.Len() == 0 || l.slots > 0 && l.used >= c.slotsAlone(l, now) {
+		if l.waiters.Len() == 0 || l.slots > 0 && (l.paused.After(now) || l.used >= c.slotsAlone(l, now)) {
 			continue
 		}
 		if next == nil || l.waiters[0].before(next.waiters[0]) {
@@ -370,10 +365,7 @@ func (c *Coordinator) heard(o op) {
 		return
 	}
 	if c.away != nil {
-		c.heed(o.said, o.at)
-		// All slots are taken, though this worker keeps to its part: Redis is there
-		// for others, who share them without it.
-		o.lane.crowded = o.lane.crowded || o.lane.slots > 0 && o.ofCap()
+		c.heed(o)
 	}
 	if c.away == nil && !c.isNews(o) {
 		if l := o.lane; l.report == nil || l.report.permit.seq < o.permit.seq {
@@ -390,12 +382,15 @@ func (c *Coordinator) heard(o op) {
 	c.signal()
 }
 
-func (c *Coordinator) heed(f Feedback, now time.Time) {
+// heed does alone what the API said. c.mu must be held.
+func (c *Coordinator) heed(o op) {
+	f, now := o.said, o.at
 	if f.Limit > 0 {
 		c.share.cut(f.Limit)
 	}
 	if f.Remaining >= 0 && f.Reset > coarse {
-		c.share.left, c.share.leftAt, c.share.resets = float64(f.Remaining), now, now.Add(f.Reset)
+		// A window is no longer than the policy's, whatever the API says.
+		c.share.left, c.share.leftAt, c.share.resets = float64(f.Remaining), now, now.Add(min(f.Reset, c.share.policy.Window))
 	}
 	pause := f.RetryAfter
 	if f.Status == 429 && pause < 0 {
@@ -404,6 +399,9 @@ func (c *Coordinator) heed(f Feedback, now time.Time) {
 	if pause > 0 && (f.Status == 429 || f.Status == 503) {
 		c.share.pause(now.Add(min(pause, maxPause)))
 	}
+	// All slots are taken, though this worker keeps to its part: Redis is there for others,
+	// who share them without it.
+	o.lane.crowded = o.lane.crowded || o.lane.slots > 0 && o.ofCap()
 }
 
 // tryAlone is TryAcquire while Redis is away. c.mu must be held.
@@ -421,6 +419,8 @@ func (c *Coordinator) tryAlone(l *lane, now time.Time) (*Permit, error) {
 	case refuse.Wait > 0:
 	case c.waiting():
 		refuse.Gate, refuse.Wait = GateTurn, c.share.interval()
+	case l.slots > 0 && l.paused.After(now):
+		refuse.Gate, refuse.Wait = GateBackoff, l.paused.Sub(now)
 	case l.slots > 0 && l.used >= c.slotsAlone(l, now):
 		refuse.Gate, refuse.Wait = GateSlots, time.Second
 	default:

@@ -92,8 +92,10 @@ type seen struct {
 	forgot  int64 // the birth of the account that Redis has forgotten last
 }
 
-// observe announces what an answer has in it for those who listen. c.mu must be held.
+// observe takes over what an answer says of pauses, and announces what it has in it for those
+// who listen. c.mu must be held.
 func (c *Coordinator) observe(asks []ask, ops []op, a answer) {
+	c.learnPauses(asks, a)
 	account := c.lanes[anyEndpoint]
 	if len(asks) == 0 || len(ops) > 0 {
 		c.notePause(account, a.settled.paused)

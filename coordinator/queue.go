@@ -25,6 +25,7 @@ type lane struct {
 	notBefore time.Time // when to ask next; zero: at once
 	called    time.Time // when another process has told this one to come, since it last asked
 	gate      Gate      // what said no last
+	paused    time.Time // until then Redis holds it back; of anyEndpoint, the whole account
 
 	granted []grantHeard // leases of jobs, as replies told them lately
 	doubt   *doubt       // a reply was lost that may have granted some; nil: none

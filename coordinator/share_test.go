@@ -185,7 +185,7 @@ func TestAFullWindowIsLeftAloneUntilItResets(t *testing.T) {
 	at := now.Add(10 * time.Second)
 	f := NoFeedback
 	f.Status, f.Limit, f.Remaining, f.Reset = 200, 60, 4, 20*time.Second
-	c.heed(f, at)
+	c.heed(op{lane: new(lane), said: f, at: at})
 	if wait := s.wait(at.Add(2 * time.Second)); wait != 0 {
 		t.Errorf("waits %v, though the others have sent 2 of the 4 at most", wait)
 	}
@@ -193,8 +193,24 @@ func TestAFullWindowIsLeftAloneUntilItResets(t *testing.T) {
 		t.Errorf("waits %v, want 15 s, until the reset: the others may have taken what was left", wait)
 	}
 	f.Reset = 2 * time.Second // a sliding window, in which something leaves all the time
-	c.heed(f, at)
+	c.heed(op{lane: new(lane), said: f, at: at})
 	if wait := s.wait(at.Add(20 * time.Second)); wait != 0 {
 		t.Errorf("waits %v after the reset", wait)
+	}
+}
+
+// A reset that is farther away than a window can be is none.
+func TestAResetOfADayHoldsUpAShareForAWindowAtMost(t *testing.T) {
+	now := time.Now()
+	c := &Coordinator{share: share{policy: Policy{Limit: 60, Headroom: 1}.WithDefaults()}}
+	s := &c.share
+	s.hear(budget{limit: 60, workers: 4}, now)
+	s.list(2, now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
+	s.begin(now, now)
+	f := NoFeedback
+	f.Status, f.Limit, f.Remaining, f.Reset = 200, 60, 0, 24*time.Hour
+	c.heed(op{lane: new(lane), said: f, at: now})
+	if wait := s.wait(now.Add(10 * time.Second)); wait != 50*time.Second {
+		t.Errorf("waits %v ten seconds later, want 50 s", wait)
 	}
 }
