@@ -114,13 +114,15 @@ func RedisFlushed(at time.Duration) Event {
 }
 
 // RedisGoesBack lets Redis forget what it has learned within the last by, as a restart with
-// an old dump does.
+// an old dump does, or a failover: all connections break.
 func RedisGoesBack(at, by time.Duration) Event {
 	by = min(by, at)
 	return Event{at - by, func(w *World) {
 		load, err := redistest.Dump(context.Background(), w.observer)
 		w.must(err)
-		w.at(by, func() { w.must(load()) })
+		w.at(by, func() {
+			w.breakRedis(func() { w.must(load()) })
+		})
 	}}
 }
 

@@ -115,6 +115,19 @@ func (w *World) setRedisAway(away bool) {
 	}
 }
 
+// breakRedis does something to Redis that breaks all connections.
+func (w *World) breakRedis(meanwhile func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.processes {
+		p.redis.set(false)
+	}
+	meanwhile()
+	for _, p := range w.processes {
+		w.wireRedis(p)
+	}
+}
+
 // cutOff counts by one more, or less, what keeps a process from Redis alone.
 func (w *World) cutOff(number, by int) {
 	w.mu.Lock()
