@@ -41,8 +41,6 @@ const (
 	lapse = time.Second
 	roomy = time.Second
 
-	maxPause = 5 * time.Minute
-
 	// coarse is how exact a reset in whole seconds is, at worst (COARSE in account.lua).
 	coarse = 2500 * time.Millisecond
 )
@@ -221,7 +219,7 @@ func (c *Coordinator) tell(first bool) (left time.Duration, err error) {
 		}
 		if born := a.settled.born; c.share.born != 0 && c.share.born != born {
 			c.lostMemory()
-			c.share.born = born
+			c.share.born, c.share.heard = born, now
 		}
 		c.told(ops, now, a.settled.born)
 		c.learnPauses(nil, a)
@@ -364,6 +362,7 @@ func (c *Coordinator) heard(o op) {
 	if o.permit.alone && !o.pushback() && o.said.Limit <= 0 {
 		return
 	}
+	o.lane.heedCap(o)
 	if c.away != nil {
 		c.heed(o)
 	}
@@ -392,12 +391,8 @@ func (c *Coordinator) heed(o op) {
 		// A window is no longer than the policy's, whatever the API says.
 		c.share.left, c.share.leftAt, c.share.resets = float64(f.Remaining), now, now.Add(min(f.Reset, c.share.policy.Window))
 	}
-	pause := f.RetryAfter
-	if f.Status == 429 && pause < 0 {
-		pause = max(f.Reset, time.Second)
-	}
-	if pause > 0 && (f.Status == 429 || f.Status == 503) {
-		c.share.pause(now.Add(min(pause, maxPause)))
+	if pause := f.pause(); pause > 0 && !o.lane.heedCap(o) {
+		c.share.pause(now.Add(pause))
 	}
 	// All slots are taken, though this worker keeps to its part: Redis is there for others,
 	// who share them without it.

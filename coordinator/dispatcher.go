@@ -168,14 +168,20 @@ func (c *Coordinator) unheard(now time.Time) (ops []op) {
 	return append(ops, c.share.untold(now)...)
 }
 
-// told notes that Redis has heard, in the account of this birth. c.mu must be held.
+// told notes that Redis has heard, in the account of this birth; of one that Redis has forgotten
+// since, that does not count. c.mu must be held.
 func (c *Coordinator) told(ops []op, now time.Time, born int64) {
+	late := born != c.share.born
 	for _, o := range ops {
 		switch o.kind {
 		case opSpent, opGranted:
-			o.lot.untold = max(0, o.lot.untold-o.count)
+			if !late {
+				o.lot.untold = max(0, o.lot.untold-o.count)
+			}
+			c.share.dirty = c.share.dirty || late
 		case opAdopt:
-			o.permit.unknown, o.permit.renewed, o.permit.knownTo = false, now, born
+			o.permit.unknown, o.permit.renewed, o.permit.knownTo = late, now, born
+			c.share.dirty = c.share.dirty || late
 		case opForget:
 			c.forgotten(o.lane, now)
 		}
@@ -280,6 +286,9 @@ func (c *Coordinator) lostMemory() {
 	c.announceForgotten()
 	c.lastHeard = 0 // the numbers begin anew
 	c.share.forgotten(time.Now())
+	for _, l := range c.lanes { // Redis has forgotten the places as well
+		l.placed, l.notBefore, l.called = false, time.Time{}, time.Time{}
+	}
 	for p := range c.held {
 		p.unknown = true
 	}

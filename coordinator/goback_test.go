@@ -268,7 +268,8 @@ func TestAFlushInAPauseOfTheAPIIsTold(t *testing.T) {
 // slowReply holds up the reply to one exchange, of those to come: Redis has carried it out.
 type slowReply struct {
 	redis.Hook
-	before atomic.Int32
+	before atomic.Int32  // how many come first, and this one
+	last   time.Duration // how long it is held up
 }
 
 func (s *slowReply) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -284,7 +285,7 @@ func (s *slowReply) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		if n == 1 {
 			time.Sleep(10 * time.Millisecond) // so that more gathers for the next
 		} else if n == 0 {
-			time.Sleep(90 * time.Millisecond)
+			time.Sleep(s.last)
 		}
 		return err
 	}
@@ -295,7 +296,7 @@ func (s *slowReply) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func TestAReplyOfAForgottenAccountIsTold(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		const limit = 120
-		rdb, slow := r.client(), new(slowReply)
+		rdb, slow := r.client(), &slowReply{last: 90 * time.Millisecond}
 		defer rdb.Close()
 		rdb.AddHook(slow)
 		c := r.begin(rdb, Policy{Limit: limit, Burst: limit, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 2}}}, Options{Worker: "a"})
@@ -331,5 +332,67 @@ func TestAReplyOfAForgottenAccountIsTold(t *testing.T) {
 			t.Errorf("leases %q, %v: want those of the 2 that are held", leases, err)
 		}
 		closeAll(t, c)
+	})
+}
+
+// Who waits when Redis forgets a long pause asks anew, and does not sleep until its end.
+func TestWhoWaitsIsServedWhenRedisForgetsThePause(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		a, b := r.worker("a", Policy{Limit: 600, Headroom: 1}), r.worker("b", Policy{Limit: 600, Headroom: 1})
+		mustAcquire(t, a, "")
+		mustAcquire(t, b, "")
+		time.Sleep(2 * time.Minute)
+		p := mustAcquire(t, a, "")
+		if _, err := r.operator().Pause(context.Background(), "acme", time.Hour, "being repaired"); err != nil {
+			t.Fatal(err)
+		}
+		waits := acquireSoon(b, "")
+		time.Sleep(time.Second)
+		r.mini.FlushAll()
+		start := time.Now()
+		f := NoFeedback
+		f.Status, f.RetryAfter = 429, time.Second
+		p.Report(f)
+		if took := (<-waits).Sub(start); took > 10*time.Second {
+			t.Errorf("waited %v", took)
+		}
+		closeAll(t, a, b)
+	})
+}
+
+// A reply of a forgotten account that comes after this worker has told all to a younger one is
+// no reason to tell it all again.
+func TestALateReplyHasNothingToldTwice(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		const limit = 600
+		rdb, slow := r.client(), &slowReply{last: 400 * time.Millisecond}
+		defer rdb.Close()
+		rdb.AddHook(slow)
+		p := Policy{Limit: limit, Burst: limit, Headroom: 1}
+		c, other := r.begin(rdb, p, Options{Worker: "a"}), r.worker("b", p)
+		mustAcquire(t, c, "")
+		mustAcquire(t, other, "")
+		time.Sleep(2*time.Minute + 500*time.Millisecond)
+		start := time.Now()
+		sent := len(acquireMany([]*Coordinator{c}, "", 300, time.Second))
+		slow.before.Store(1)
+		got := make(chan []*Permit, 1)
+		go func() { got <- acquireMany([]*Coordinator{c}, "", 1, time.Second) }()
+		time.Sleep(5 * time.Millisecond)
+		r.mini.FlushAll()
+		time.Sleep(5 * time.Millisecond)
+		if _, err := other.TryAcquire(context.Background(), Request{}); err == nil { // it calls all to tell
+			t.Error("Redis knows what it has granted: the test tries nothing")
+		}
+		sent += len(<-got)
+		time.Sleep(8 * time.Second)
+		if used := r.used(c); used < sent || used > sent+1 {
+			t.Errorf("%d requests were sent, and %d are counted", sent, used)
+		}
+		sent += len(acquireMany([]*Coordinator{c, other}, "", 2*limit, 50*time.Second-time.Since(start)))
+		if sent > limit || sent < limit-5 {
+			t.Errorf("%d requests in a window, want all of the limit, %d, and not one more", sent, limit)
+		}
+		closeAll(t, c, other)
 	})
 }

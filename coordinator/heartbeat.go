@@ -127,7 +127,9 @@ func (c *Coordinator) ask(every time.Duration) {
 func (c *Coordinator) renew(leases []*Permit, now time.Time, alive time.Duration) error {
 	keys, args := c.renewArgs(leases, alive)
 	knew, knownTo := c.knowing(leases)
-	reply, err := inTime(c.ctx, c.timeout, func(ctx context.Context) (renewal, error) {
+	// Close waits for the answer: a heartbeat that came after its farewell would mark this
+	// worker alive again.
+	reply, err := inTime(context.WithoutCancel(c.ctx), c.timeout, func(ctx context.Context) (renewal, error) {
 		values, err := lua.Renew.Run(ctx, c.rdb, keys, args...).StringSlice()
 		if err != nil {
 			return renewal{}, nameKey(ctx, c.rdb, anys(keys), legible("renew.lua", err))

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -46,8 +47,8 @@ func (c *Coordinator) listen() {
 	}
 }
 
-// callLook calls all workers to look at an account that Redis has forgotten (LOOK in
-// account.lua). Any other message to all begins a resumption, in which they go on alone.
+// callLook calls all workers to look at an account that Redis has forgotten, or that pauses no
+// more (LOOK in account.lua). Any other message to all begins a resumption, in which they go on alone.
 const callLook = "look"
 
 // tellAll is what a worker does when Redis wants to hear from everybody.
@@ -72,7 +73,8 @@ func (c *Coordinator) look() {
 		return
 	}
 	now := time.Now()
-	a, err := c.sendInTime(c.ctx, nil, heard)
+	// Close waits for the answer: Redis must not carry it out after that.
+	a, err := c.sendInTime(context.WithoutCancel(c.ctx), nil, heard)
 	if err != nil {
 		return // a heartbeat, or a caller, will notice
 	}
@@ -97,6 +99,7 @@ func (c *Coordinator) hear(message string) {
 		return
 	}
 	at := time.Now().Add(millis(wait))
+	c.drained = earlier(c.drained, at) // nobody calls a worker that is drained
 	if l.called.IsZero() || at.Before(l.called) {
 		l.called = at // the message may have overtaken the reply that it is about
 	}

@@ -45,6 +45,31 @@ func (c *Coordinator) heedUntold(now time.Time) {
 	}
 }
 
+// maxPause is the longest pause that the API is granted (MAX_PAUSE in account.lua).
+const maxPause = 5 * time.Minute
+
+// pause is how long the API wants to be left alone; 0: it does not.
+func (f Feedback) pause() time.Duration {
+	switch {
+	case f.Status != 429 && f.Status != 503:
+		return 0
+	case f.Status == 429 && f.RetryAfter < 0:
+		return min(max(f.Reset, time.Second), maxPause)
+	}
+	return min(max(f.RetryAfter, 0), maxPause)
+}
+
+// heedCap obeys a pushback that concerns this endpoint alone, if it is one.
+func (l *lane) heedCap(o op) bool {
+	if l.slots == 0 || !o.ofCap() {
+		return false
+	}
+	if until := o.at.Add(o.said.pause()); until.After(l.paused) {
+		l.paused = until
+	}
+	return true
+}
+
 // untold iterates over all that is yet to be told. c.mu must be held.
 func (c *Coordinator) untold(yield func([]op) bool) {
 	if !yield(c.outbox) {

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 )
@@ -102,6 +103,47 @@ func TestAPauseThatWasEndedDoesNotHoldInAnOutage(t *testing.T) {
 	})
 }
 
+// So it is for who does not wait, however long the pause was meant to be.
+func TestAPauseThatWasEndedHoldsUpNobodyWhoDidNotWait(t *testing.T) {
+	for what, end := range map[string]func(*Operator) error{
+		"pause": func(o *Operator) error { _, err := o.Resume(context.Background(), "acme", false); return err },
+		"drain": func(o *Operator) error { _, err := o.Undrain(context.Background(), "acme", "a"); return err },
+	} {
+		t.Run(what, func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T, r *rig) {
+				c, l := r.linked("a", Policy{Limit: 600, Headroom: 1}, OwnShare)
+				mustAcquire(t, c, "")
+				time.Sleep(2*time.Minute + time.Second)
+				o := r.operator()
+				var err error
+				if what == "pause" {
+					_, err = o.Pause(context.Background(), "acme", 23*time.Hour, "being repaired")
+				} else {
+					_, err = o.Drain(context.Background(), "acme", "a", 23*time.Hour, "being replaced")
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(11 * time.Second)
+				if _, err := c.TryAcquire(context.Background(), Request{}); err == nil {
+					t.Fatal("there is no pause")
+				}
+				if err := end(o); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(100 * time.Millisecond)
+				l.setCut(true)
+				if n := tryFor(c, 20*time.Second); n < 150 {
+					t.Errorf("%d requests in twenty seconds of outage, want the share", n)
+				}
+				l.setCut(false)
+				time.Sleep(10 * time.Second)
+				closeAll(t, c)
+			})
+		})
+	}
+}
+
 // What the API said when Redis had just gone away, and nobody had noticed, is obeyed by who
 // heard it.
 func TestAPushbackThatRedisNeverHeardIsObeyed(t *testing.T) {
@@ -123,8 +165,15 @@ func TestAPushbackThatRedisNeverHeardIsObeyed(t *testing.T) {
 	})
 }
 
-// An endpoint's pause concerns its callers alone, also in an outage.
+// An endpoint's pause concerns its callers alone, also in an outage, and whether or not
+// anybody has asked for a slot since it was reported.
 func TestAnEndpointsPauseHoldsOnWhenRedisGoesAway(t *testing.T) {
+	for _, asked := range []bool{true, false} {
+		t.Run(fmt.Sprint("asked=", asked), func(t *testing.T) { endpointsPause(t, asked) })
+	}
+}
+
+func endpointsPause(t *testing.T, asked bool) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
 		c, l := r.linked("a", Policy{Limit: 600, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 2}}}, OwnShare)
 		p := mustAcquire(t, c, chat)
@@ -144,8 +193,10 @@ func TestAnEndpointsPauseHoldsOnWhenRedisGoesAway(t *testing.T) {
 			}
 			return err
 		}
-		if err := ask(); err == nil {
-			t.Fatal("the endpoint does not pause")
+		if asked {
+			if err := ask(); err == nil {
+				t.Fatal("the endpoint does not pause")
+			}
 		}
 		l.setCut(true)
 		time.Sleep(90 * time.Second) // by then the worker could use its part of the slots
@@ -155,7 +206,7 @@ func TestAnEndpointsPauseHoldsOnWhenRedisGoesAway(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if n := tryFor(c, 10*time.Second); n < 90 {
+		if n := tryFor(c, 10*time.Second); n < 60 {
 			t.Errorf("%d requests of others in ten seconds, want the share", n)
 		}
 		held.Release()

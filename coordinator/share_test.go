@@ -122,7 +122,7 @@ func TestUnsentRequestOfTheShareComesBack(t *testing.T) {
 		t.Errorf("own %d and untold %v after an unsent request", s.own, s.untold(at))
 	}
 	s.take(at)
-	(&Coordinator{}).told(s.untold(at), at, 1)
+	(&Coordinator{share: share{born: 1}}).told(s.untold(at), at, 1)
 	s.untake(at, true)
 	if s.own != 1 {
 		t.Errorf("own %d, want 1: Redis has counted it", s.own)

@@ -284,22 +284,55 @@ func TestAnOperatorsCommandAtASpoiledKeyDoesNothing(t *testing.T) {
 	})
 }
 
-// What is told again and again, while the queue for the budget is a key of another type, is
-// counted once.
-func TestWhatIsToldAtASpoiledQueueIsCountedOnce(t *testing.T) {
+// What is told again and again, while a key of the budget is of another type, is counted once.
+func TestWhatIsToldAtASpoiledBudgetIsCountedOnce(t *testing.T) {
+	for what, key := range map[string]string{
+		"queue": keysOf("acme").queue(), "due": keysOf("acme").due(), "backoff": keysOf("acme").backoff(),
+	} {
+		t.Run(what, func(t *testing.T) {
+			inVirtualTime(t, func(t *testing.T, r *rig) {
+				c, l := r.linked("a", Policy{Limit: 600, Headroom: 1, Burst: 10}, OwnShare)
+				mustAcquire(t, c, "")
+				time.Sleep(2 * time.Minute)
+				l.setCut(true)
+				sent := len(acquireMany([]*Coordinator{c}, "", 40, 30*time.Second))
+				r.mini.Set(key, "garbage")
+				l.setCut(false)
+				time.Sleep(20 * time.Second)
+				r.mini.Del(key)
+				time.Sleep(10 * time.Second)
+				if used := r.used(c); sent != 40 || used != sent {
+					t.Errorf("%d requests were sent, and %d are counted", sent, used)
+				}
+				closeAll(t, c)
+			})
+		})
+	}
+}
+
+// So it is with a request that was sent once more.
+func TestARequestThatWasSentAgainIsCountedOnceAtASpoiledPause(t *testing.T) {
 	inVirtualTime(t, func(t *testing.T, r *rig) {
-		c, l := r.linked("a", Policy{Limit: 600, Headroom: 1, Burst: 10}, OwnShare)
+		c := r.worker("a", Policy{Limit: 600, Headroom: 1})
 		mustAcquire(t, c, "")
 		time.Sleep(2 * time.Minute)
-		l.setCut(true)
-		sent := len(acquireMany([]*Coordinator{c}, "", 40, 30*time.Second))
-		r.mini.Set(keysOf("acme").queue(), "garbage")
-		l.setCut(false)
-		time.Sleep(20 * time.Second)
-		r.mini.Del(keysOf("acme").queue())
-		time.Sleep(10 * time.Second)
-		if used := r.used(c); sent != 40 || used != sent {
-			t.Errorf("%d requests were sent, and %d are counted", sent, used)
+		p := mustAcquire(t, c, "")
+		p.Sent()
+		time.Sleep(time.Second)
+		r.mini.Set(keysOf("acme").backoff(), "garbage")
+		p.Sent()
+		for range 20 {
+			ctx, cancel := within(time.Second)
+			if _, err := c.Acquire(ctx, Request{}); err == nil {
+				t.Error("a permit, though nobody can read whether there is a pause")
+			}
+			cancel()
+			time.Sleep(time.Second)
+		}
+		r.mini.Del(keysOf("acme").backoff())
+		time.Sleep(5 * time.Second)
+		if used := r.used(c); used != 2 {
+			t.Errorf("2 requests were sent, and %d are counted", used)
 		}
 		closeAll(t, c)
 	})

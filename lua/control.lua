@@ -113,6 +113,8 @@ local function resume(all)
   else
     wake_places(KEYS[4], KEYS[5], 1)
   end
+  -- Who does not wait knows of the pause as well, and would obey it if Redis went away.
+  publish(string.sub(KEYS[1], 1, -8) .. 'wake', LOOK)
   return (all and left or hold), 0
 end
 

@@ -140,7 +140,7 @@ func TestControlDeclaresAllKeys(t *testing.T) {
 	t.Cleanup(func() { user.Close() })
 	names := []string{"POST /chat", "POST /video"}
 	keys := s.budgetKeys()
-	rules := []any{"ACL", "SETUSER", "script", "on", "nopass", "+@all", "resetchannels", "&" + s.prefix + "wake:*", "resetkeys"}
+	rules := []any{"ACL", "SETUSER", "script", "on", "nopass", "+@all", "resetchannels", "&" + s.prefix + "wake", "&" + s.prefix + "wake:*", "resetkeys"}
 	for _, name := range names {
 		keys = append(keys, s.endpointKeys(name)...)
 	}

@@ -220,14 +220,15 @@ local function count_from_now(seq)
   count_in(a, policy, KEYS[2], now, 1)
 end
 
--- before_counting fails where wake_head would, at the end, if a key of the queue holds
+-- before_counting fails where the end of exchange.lua would, if a key of the budget holds
 -- something of another type: what has been counted by then would be told again.
-local waiting_minded = false
+local minded = false
 local function before_counting()
-  if waiting_minded then return end
+  if minded then return end
   redis.call('ZCARD', KEYS[4])
   redis.call('ZCARD', KEYS[5])
-  waiting_minded = true
+  paused_for(KEYS[3])
+  minded = true
 end
 
 -- count_again counts a request that was sent once more.
