@@ -30,6 +30,7 @@ func (freePermit) Valid() error                { return nil }
 func (freePermit) Waited() time.Duration       { return 0 }
 func (freePermit) Gate() coordinator.Gate      { return "" }
 func (freePermit) Lost() <-chan struct{}       { return nil }
+func (freePermit) Sending()                    {}
 func (freePermit) Sent()                       {}
 func (freePermit) Release()                    {}
 func (freePermit) Return()                     {}

@@ -117,6 +117,7 @@ func (p *fakePermit) Waited() time.Duration { return 0 }
 
 func (p *fakePermit) Gate() coordinator.Gate { return "" }
 func (p *fakePermit) Lost() <-chan struct{}  { return p.lost }
+func (p *fakePermit) Sending()               {}
 func (p *fakePermit) Sent()                  { p.fleet.note(p.n, "sent") }
 func (p *fakePermit) Release()               { p.fleet.note(p.n, "release") }
 func (p *fakePermit) Return()                { p.fleet.note(p.n, "return") }

@@ -135,7 +135,10 @@ type trail struct {
 
 func (t *trail) follow(p permit) *httptrace.ClientTrace {
 	t.trace.GetConn = func(string) { t.asked.Store(true) }
-	t.trace.GotConn = func(httptrace.GotConnInfo) { t.connected.Store(true) }
+	t.trace.GotConn = func(httptrace.GotConnInfo) {
+		t.connected.Store(true)
+		p.Sending()
+	}
 	t.trace.WroteRequest = func(httptrace.WroteRequestInfo) { p.Sent() } // net/http may send it twice
 	return &t.trace
 }

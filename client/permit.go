@@ -13,6 +13,7 @@ type permit interface {
 	Waited() time.Duration
 	Gate() coordinator.Gate
 	Valid() error
+	Sending()
 	Sent()
 	Report(coordinator.Feedback)
 	Lost() <-chan struct{}

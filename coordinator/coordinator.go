@@ -398,14 +398,7 @@ func (c *Coordinator) Close() error {
 	c.mu.Unlock()
 	for _, p := range held {
 		p.lose(ErrClosed)
-		switch {
-		case !p.mayBeSent():
-			p.Release()
-		case p.lane.jobTTL > 0:
-			p.Keep() // it may have started a job
-		default:
-			p.ReleaseAfter(brokenOff)
-		}
+		p.endAtClose()
 	}
 	c.signal()
 

@@ -51,7 +51,8 @@ type Permit struct {
 	ended    bool
 	reported bool
 	sent     bool
-	valid    bool          // Valid has said so, and the request may be under way
+	sending  bool          // some of the request may have left
+	valid    bool          // Valid has said so, and the request may soon be under way
 	cause    error         // why the lease was lost
 	lost     chan struct{} // closed then; nil: nobody has asked for it
 	watches  []*lostWatch
@@ -132,12 +133,28 @@ func (p *Permit) Sent() {
 // brokenOff is how long the API is given to notice that a call has ended.
 const brokenOff = time.Second
 
-// mayBeSent says whether some of the request may have left: a long one is on its way
-// for a while before it has been written.
-func (p *Permit) mayBeSent() bool {
+// Sending says that the request is about to be written: some of it may be with the API long
+// before [Permit.Sent]. Close takes such a call for one that goes on for a moment, or that has
+// started its job.
+func (p *Permit) Sending() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.sent || p.valid
+	p.sending = true
+	p.mu.Unlock()
+}
+
+// endAtClose ends a permit that is held still when the coordinator is closed.
+func (p *Permit) endAtClose() {
+	p.mu.Lock()
+	valid, sending := p.valid, p.sending || p.sent
+	p.mu.Unlock()
+	switch {
+	case sending && p.lane.jobTTL > 0:
+		p.Keep() // it may have started a job
+	case sending || valid:
+		p.ReleaseAfter(brokenOff)
+	default:
+		p.Release()
+	}
 }
 
 // Report passes on what the API said. Only the first report of a permit counts.
@@ -176,7 +193,7 @@ func (p *Permit) Lost() <-chan struct{} {
 // cannot have been renewed in time by the clock of this process, and [ErrStale] if
 // the permit is older than the window, which counts it no more. Such a permit is to
 // be given back with Return, and another one to be asked for. A request whose permit was
-// valid counts as under way: Close leaves its slot taken for a moment.
+// valid may soon be under way: Close leaves its slot taken for a moment.
 func (p *Permit) Valid() error {
 	c := p.c
 	c.mu.Lock()
