@@ -12,12 +12,17 @@ import (
 func TestOnePermitThatAnOldDumpDoesNotKnowIsTold(t *testing.T) {
 	s := Scenario{
 		Seed: 995544706, Length: 150 * time.Second,
-		API: API{Limit: 20, Mode: mockapi.Fixed, Travel: 31 * time.Millisecond, Latency: map[string]mockapi.Latency{
-			mockapi.PostResponses: {Mean: 23 * time.Millisecond, Jitter: 1},
-			mockapi.PostMaveChat:  {Mean: 12 * time.Second, Jitter: 1},
-		}},
-		Fleet: Fleet{Processes: 5, Loads: []Load{
-			{Endpoint: mockapi.PostMaveChat, Callers: 4, Arrival: Saturated{}},
+		API: API{
+			Limit: 20, Mode: mockapi.Fixed, Phase: 14 * time.Millisecond, Travel: 31 * time.Millisecond,
+			Latency: map[string]mockapi.Latency{
+				mockapi.PostResponses: {Mean: 23 * time.Millisecond, Jitter: 1},
+				mockapi.PostMaveChat:  {Mean: 12 * time.Second, Jitter: 1},
+			},
+			Rounding: mockapi.RoundDown, ClockOffset: -279 * time.Second,
+			Config: func(c *mockapi.Config) { c.Grace = 500 * time.Millisecond },
+		},
+		Fleet: Fleet{Processes: 5, Skew: 18 * time.Second, Loads: []Load{
+			{Endpoint: mockapi.PostMaveChat, Callers: 4, Arrival: OnOff{85 * time.Second, 35 * time.Second}},
 			{Endpoint: mockapi.PostResponses, Callers: 3, Arrival: Saturated{}},
 		}},
 		Events: []Event{RedisGoesBack(3674*time.Millisecond, 2674*time.Millisecond)},
