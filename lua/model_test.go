@@ -142,7 +142,7 @@ func (m *model) load() float64 {
 		}
 	}
 	m.log = kept
-	if now-m.foreignAt > m.horizon() {
+	if now-m.foreignAt >= m.horizon()-0.001 { // as exact as instants are
 		m.foreign = 0
 	}
 	m.kept = m.accountTTL()
