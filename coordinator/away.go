@@ -65,7 +65,7 @@ func (c *Coordinator) lose(err error) {
 	}
 	c.share.begin(now, noticed)
 	for _, l := range c.lanes {
-		l.placed, l.notBefore, l.called = false, time.Time{}, time.Time{}
+		l.unplace()
 		l.had, l.renewed, l.crowded = l.used, c.share.since, false
 	}
 	for p := range c.held {
@@ -362,9 +362,10 @@ func (c *Coordinator) heard(o op) {
 	if o.permit.alone && !o.pushback() && o.said.Limit <= 0 {
 		return
 	}
-	o.lane.heedCap(o)
 	if c.away != nil {
 		c.heed(o)
+	} else {
+		o.lane.heedCap(o)
 	}
 	if c.away == nil && !c.isNews(o) {
 		if l := o.lane; l.report == nil || l.report.permit.seq < o.permit.seq {
@@ -391,12 +392,13 @@ func (c *Coordinator) heed(o op) {
 		// A window is no longer than the policy's, whatever the API says.
 		c.share.left, c.share.leftAt, c.share.resets = float64(f.Remaining), now, now.Add(min(f.Reset, c.share.policy.Window))
 	}
-	if pause := f.pause(); pause > 0 && !o.lane.heedCap(o) {
+	if o.lane.heedCap(o) {
+		// All slots are taken, though this worker keeps to its part: Redis is there for
+		// others, who share them without it.
+		o.lane.crowded = true
+	} else if pause := f.pause(); pause > 0 {
 		c.share.pause(now.Add(pause))
 	}
-	// All slots are taken, though this worker keeps to its part: Redis is there for others,
-	// who share them without it.
-	o.lane.crowded = o.lane.crowded || o.lane.slots > 0 && o.ofCap()
 }
 
 // tryAlone is TryAcquire while Redis is away. c.mu must be held.

@@ -61,14 +61,8 @@ func TestWhatIsGrantedDuringCloseGoesBack(t *testing.T) {
 
 // lateWire has the next command arrive late, whatever becomes of who has sent it.
 type lateWire struct {
-	redis.Hook
+	commandsOnly
 	late atomic.Bool
-}
-
-func (w *lateWire) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (w *lateWire) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
 }
 
 func (w *lateWire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {

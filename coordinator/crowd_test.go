@@ -169,14 +169,10 @@ func TestWakeUpsInAClusterAreSharded(t *testing.T) {
 
 // countCommands counts the calls of scripts.
 type countCommands struct {
-	redis.Hook
+	commandsOnly
 	n atomic.Int64
 }
 
-func (c *countCommands) DialHook(next redis.DialHook) redis.DialHook { return next }
-func (c *countCommands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
 func (c *countCommands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		c.n.Add(1)

@@ -287,7 +287,7 @@ func (c *Coordinator) lostMemory() {
 	c.lastHeard = 0 // the numbers begin anew
 	c.share.forgotten(time.Now())
 	for _, l := range c.lanes { // Redis has forgotten the places as well
-		l.placed, l.notBefore, l.called = false, time.Time{}, time.Time{}
+		l.unplace()
 	}
 	for p := range c.held {
 		p.unknown = true

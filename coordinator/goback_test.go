@@ -267,15 +267,9 @@ func TestAFlushInAPauseOfTheAPIIsTold(t *testing.T) {
 
 // slowReply holds up the reply to one exchange, of those to come: Redis has carried it out.
 type slowReply struct {
-	redis.Hook
+	commandsOnly
 	before atomic.Int32  // how many come first, and this one
 	last   time.Duration // how long it is held up
-}
-
-func (s *slowReply) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (s *slowReply) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
 }
 
 func (s *slowReply) ProcessHook(next redis.ProcessHook) redis.ProcessHook {

@@ -24,6 +24,14 @@ func tryFor(c *Coordinator, length time.Duration) (granted int) {
 	return granted
 }
 
+// reconnect ends an outage and, when Redis decides again, the worker.
+func reconnect(t *testing.T, c *Coordinator, l *link) {
+	t.Helper()
+	l.setCut(false)
+	time.Sleep(10 * time.Second)
+	closeAll(t, c)
+}
+
 // A pause that is known when Redis goes away is obeyed until its end, though nobody waits for
 // it then: whoever asked had a deadline, or did not wait.
 func TestAPauseHoldsOnWhenRedisGoesAway(t *testing.T) {
@@ -65,9 +73,7 @@ func TestAPauseHoldsOnWhenRedisGoesAway(t *testing.T) {
 				if n := tryFor(c, 10*time.Second); n < 90 {
 					t.Errorf("%d requests in ten seconds after it, want the share", n)
 				}
-				l.setCut(false)
-				time.Sleep(10 * time.Second)
-				closeAll(t, c)
+				reconnect(t, c, l)
 			})
 		})
 	}
@@ -97,9 +103,7 @@ func TestAPauseThatWasEndedDoesNotHoldInAnOutage(t *testing.T) {
 		if n := tryFor(c, 10*time.Second); n < 90 {
 			t.Errorf("%d requests in ten seconds, want the share", n)
 		}
-		l.setCut(false)
-		time.Sleep(10 * time.Second)
-		closeAll(t, c)
+		reconnect(t, c, l)
 	})
 }
 
@@ -136,9 +140,7 @@ func TestAPauseThatWasEndedHoldsUpNobodyWhoDidNotWait(t *testing.T) {
 				if n := tryFor(c, 20*time.Second); n < 150 {
 					t.Errorf("%d requests in twenty seconds of outage, want the share", n)
 				}
-				l.setCut(false)
-				time.Sleep(10 * time.Second)
-				closeAll(t, c)
+				reconnect(t, c, l)
 			})
 		})
 	}
@@ -159,9 +161,7 @@ func TestAPushbackThatRedisNeverHeardIsObeyed(t *testing.T) {
 		if got := acquireMany([]*Coordinator{c}, "", 1000, 59*time.Second); len(got) > 0 {
 			t.Errorf("%d requests in the pause of the API", len(got))
 		}
-		l.setCut(false)
-		time.Sleep(10 * time.Second)
-		closeAll(t, c)
+		reconnect(t, c, l)
 	})
 }
 
@@ -210,8 +210,6 @@ func endpointsPause(t *testing.T, asked bool) {
 			t.Errorf("%d requests of others in ten seconds, want the share", n)
 		}
 		held.Release()
-		l.setCut(false)
-		time.Sleep(10 * time.Second)
-		closeAll(t, c)
+		reconnect(t, c, l)
 	})
 }

@@ -45,6 +45,11 @@ type lane struct {
 	crowded bool      // in this outage the API has said that all slots are taken
 }
 
+// unplace notes that Redis knows no place of this lane: whoever waits asks anew, at once.
+func (l *lane) unplace() {
+	l.placed, l.notBefore, l.called = false, time.Time{}, time.Time{}
+}
+
 // A waiter is one call of Acquire.
 type waiter struct {
 	lane     *lane

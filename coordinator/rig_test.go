@@ -93,6 +93,15 @@ func (r *rig) begin(rdb redis.UniversalClient, p Policy, o Options) *Coordinator
 	return c
 }
 
+// commandsOnly is the part of a hook that concerns no single command: nothing.
+type commandsOnly struct{}
+
+func (commandsOnly) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (commandsOnly) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
 func within(d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), d)
 }

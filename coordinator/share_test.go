@@ -173,15 +173,20 @@ func TestAShareIsSpentAsTheOthersMakeRoomForIt(t *testing.T) {
 	}
 }
 
+// oneOfFour is one of four workers, with a limit of 60, when Redis goes away.
+func oneOfFour(now time.Time) (*Coordinator, *share) {
+	c := &Coordinator{share: share{policy: Policy{Limit: 60, Headroom: 1}.WithDefaults()}}
+	c.share.hear(budget{limit: 60, workers: 4}, now)
+	c.share.list(2, now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
+	c.share.begin(now, now)
+	return c, &c.share
+}
+
 // An API that says how little is left until its window resets is believed, for others
 // send as well.
 func TestAFullWindowIsLeftAloneUntilItResets(t *testing.T) {
 	now := time.Now()
-	c := &Coordinator{share: share{policy: Policy{Limit: 60, Headroom: 1}.WithDefaults()}}
-	s := &c.share
-	s.hear(budget{limit: 60, workers: 4}, now)
-	s.list(2, now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
-	s.begin(now, now)
+	c, s := oneOfFour(now)
 	at := now.Add(10 * time.Second)
 	f := NoFeedback
 	f.Status, f.Limit, f.Remaining, f.Reset = 200, 60, 4, 20*time.Second
@@ -202,11 +207,7 @@ func TestAFullWindowIsLeftAloneUntilItResets(t *testing.T) {
 // A reset that is farther away than a window can be is none.
 func TestAResetOfADayHoldsUpAShareForAWindowAtMost(t *testing.T) {
 	now := time.Now()
-	c := &Coordinator{share: share{policy: Policy{Limit: 60, Headroom: 1}.WithDefaults()}}
-	s := &c.share
-	s.hear(budget{limit: 60, workers: 4}, now)
-	s.list(2, now.Add(-time.Minute), 2*time.Minute, 10*time.Second)
-	s.begin(now, now)
+	c, s := oneOfFour(now)
 	f := NoFeedback
 	f.Status, f.Limit, f.Remaining, f.Reset = 200, 60, 0, 24*time.Hour
 	c.heed(op{lane: new(lane), said: f, at: now})

@@ -25,7 +25,7 @@ func (c *Coordinator) spoil(err error) *lane {
 		return nil
 	}
 	l.spoiled, l.look = bad, time.Now().Add(lastRetry)
-	l.placed, l.notBefore, l.called = false, time.Time{}, time.Time{}
+	l.unplace()
 	l.fail(err)
 	for p := range c.held {
 		if p.lane == l {

@@ -145,6 +145,11 @@ local function wake(keys, worker, endpoint, wait)
   publish(string.sub(keys[1], 1, -8) .. 'wake:' .. worker, string.format('%.3f %s', wait, endpoint))
 end
 
+-- call_all calls all workers of the account.
+local function call_all(keys, message)
+  publish(string.sub(keys[1], 1, -8) .. 'wake', message)
+end
+
 -- The ring of grants: a list of closed buckets "<last_ms> <count> <seq>", oldest
 -- first, and the open bucket in the account hash. A bucket leaves only when its
 -- last grant lies outside the window + jitter, so the count is never too low.
@@ -481,7 +486,7 @@ local function resumption(a, p, keys, now, length, worker)
     set_pause(key, now, length, AWAY, worker, a.strikes, a.epoch)
   end
   end_with_one_permit(a, p, now, math.max(left, length))
-  publish(string.sub(keys[1], 1, -8) .. 'wake', message)
+  call_all(keys, message)
 end
 
 -- resumption_left tells such a pause from one that the API or an operator asked for,

@@ -114,7 +114,7 @@ local function resume(all)
     wake_places(KEYS[4], KEYS[5], 1)
   end
   -- Who does not wait knows of the pause as well, and would obey it if Redis went away.
-  publish(string.sub(KEYS[1], 1, -8) .. 'wake', LOOK)
+  call_all(KEYS, LOOK)
   return (all and left or hold), 0
 end
 
