@@ -218,3 +218,50 @@ func TestWaitingWorkersCostThreeCommandsPerAdmission(t *testing.T) {
 		closeAll(t, workers...)
 	})
 }
+
+// Who starts in a crowd hears late how large it is: its promise must outlast the next count,
+// or each of them beats once more.
+func TestAHeartbeatPromisesMoreWhileTheFleetGrows(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", Policy{Limit: 1200, Headroom: 1})
+		tick := c.policy.LeaseTTL / 3
+		fleet := 0
+		grow := func(n int) {
+			for range n {
+				fleet++
+				alive := float64(time.Now().Add(time.Hour).UnixMilli())
+				if err := r.rdb.ZAdd(t.Context(), c.keys.workers(), redis.Z{Score: alive, Member: "other-" + formatInt(int64(fleet))}).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		promised := func() time.Duration {
+			until, err := r.rdb.ZScore(t.Context(), c.keys.workers(), "a").Result()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return time.Until(time.UnixMilli(int64(until))).Round(time.Second)
+		}
+		mustAcquire(t, c, "")
+		synctest.Wait()
+		if p := promised(); p != 3*tick {
+			t.Errorf("alone it is alive for %v, want %v", p, 3*tick)
+		}
+		grow(99)
+		time.Sleep(tick + time.Second) // it hears of 100
+		grow(100)
+		time.Sleep(tick) // it promises for 100, and hears of 200
+		known := 100 * beatPerWorker
+		if p := promised(); p != 2*3*known-time.Second {
+			t.Errorf("while the fleet grows it is alive for %v, want %v less a second", p, 2*3*known)
+		}
+		time.Sleep(2*known - 2*time.Second)
+		if p := promised(); p != 2*2*known+time.Second {
+			t.Errorf("it is alive for %v, want %v: no heartbeat before the promised one", p, 2*2*known+time.Second)
+		}
+		time.Sleep(tick)
+		if p := promised(); p > 3*2*known || p < 3*2*known-tick {
+			t.Errorf("when the fleet has grown it is alive for %v, want nearly %v", p, 3*2*known)
+		}
+	})
+}

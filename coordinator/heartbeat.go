@@ -46,6 +46,9 @@ func (c *Coordinator) beat() {
 				c.ask(every)
 			}
 			c.postForgets()
+			if !last.IsZero() && rest < every {
+				every = min(rarestBeat, 2*every) // a fleet that outgrew the last promise is growing still
+			}
 			last, alive = time.Now(), 3*every
 			if err := c.renew(leases, last, alive); err != nil {
 				c.noBeat(err)
