@@ -117,6 +117,9 @@ func (d *duel) ask(t *rapid.T, a ask) admission {
 
 // granted checks an admission against the model, and remembers its permits.
 func (d *duel) granted(t *rapid.T, a ask, r admission) {
+	if d.s.field(t, "silent") > 0 {
+		d.m.paceKnown = false
+	}
 	d.m.admit(t, a, r)
 	for seq := r.last - int64(r.granted) + 1; seq <= r.last; seq++ {
 		d.permits = append(d.permits, permit{

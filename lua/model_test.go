@@ -24,7 +24,7 @@ type model struct {
 	granted   []request // all permits ever, for what the API may have counted
 	returned  []int64   // those that were never sent
 	full      float64   // instant at which the pace bucket is full
-	paceKnown bool      // neither strangers nor a return that the clock fell behind have changed the pace
+	paceKnown bool      // neither strangers, nor silent workers, nor a return that the clock fell behind have changed the pace
 	silence   bool      // workers may be silent, so that less is granted
 	queued    bool      // somebody has a place in a queue: grants depend on turns
 	setBack   bool      // a jump of the clock has made the log's instants uncertain
