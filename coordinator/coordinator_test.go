@@ -227,6 +227,23 @@ func TestPermitThatWasNotUsedInTimeIsNotValid(t *testing.T) {
 	})
 }
 
+// A process that wakes up runs everything at once: Valid may be asked while another goroutine
+// has found out that the lease is lost, and has not told the permit yet.
+func TestAPermitThatIsAboutToHearOfItsLossIsNotValid(t *testing.T) {
+	inVirtualTime(t, func(t *testing.T, r *rig) {
+		c := r.worker("a", policy)
+		p := mustAcquire(t, c, chat)
+		c.mu.Lock() // as in expire, and in a heartbeat
+		c.unhold(p)
+		p.gone = true
+		c.mu.Unlock()
+		if err := p.Valid(); !errors.Is(err, ErrLeaseLost) {
+			t.Errorf("error %v, want ErrLeaseLost", err)
+		}
+		closeAll(t, c)
+	})
+}
+
 // The cap holds although a worker closes in the middle of calls: what may have been
 // started goes on, what was broken off is counted for a moment still.
 func TestCloseInTheMiddleOfCalls(t *testing.T) {

@@ -202,10 +202,16 @@ func (p *Permit) Valid() error {
 	if late {
 		c.expire(time.Now())
 	}
+	c.mu.Lock()
+	gone := p.gone // whoever found out may not have told the permit yet
+	c.mu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cause != nil {
+	switch {
+	case p.cause != nil:
 		return p.cause
+	case gone:
+		return ErrLeaseLost
 	}
 	if time.Since(p.asked) > c.policy.Window {
 		return ErrStale
