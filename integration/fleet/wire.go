@@ -9,6 +9,8 @@ import (
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
+
+	"github.com/fleetlimit/fleetlimit/internal/redistest"
 )
 
 // Wire is a TCP connection's way that can be made bad: a proxy of toxiproxy.
@@ -20,8 +22,12 @@ type Wire struct {
 // NewWire makes a good wire to an address. It ends with Close.
 func NewWire(upstream string) (*Wire, error) {
 	zerolog.SetGlobalLevel(zerolog.Disabled) // some toxics write to a logger of their own
+	port, err := redistest.FreePort()        // a wire that is cut leaves its port until it is mended
+	if err != nil {
+		return nil, err
+	}
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	w := &Wire{toxiproxy.NewProxy(server, upstream, "127.0.0.1:0", upstream), upstream}
+	w := &Wire{toxiproxy.NewProxy(server, upstream, fmt.Sprint("127.0.0.1:", port), upstream), upstream}
 	return w, w.proxy.Start()
 }
 

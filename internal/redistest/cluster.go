@@ -92,7 +92,7 @@ func StartCluster(t testing.TB) *Cluster {
 // startNode starts a server that is a cluster of its own.
 func startNode(t testing.TB) *Node {
 	t.Helper()
-	bus, err := freePort()
+	bus, err := FreePort()
 	must(t, err)
 	n := newNode(t, own(t, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus),
 		"--cluster-node-timeout", strconv.FormatInt(nodeTimeout.Milliseconds(), 10),

@@ -10,8 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	mathrand "math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -73,7 +71,7 @@ func Launch(dir string, args ...string) (*Server, error) {
 	}
 	var trouble error
 	for range attempts {
-		port, err := freePort()
+		port, err := FreePort()
 		if err != nil {
 			return nil, err
 		}
@@ -223,16 +221,4 @@ func (s *Server) Stop() {
 func Account(t testing.TB) string {
 	t.Helper()
 	return "test-" + strings.ToLower(rand.Text()[:12])
-}
-
-// freePort is below the ports that systems give to outgoing connections: one of those
-// could hold the port of a server that is stopped, and it could not be restarted.
-func freePort() (int, error) {
-	for range attempts {
-		port := 12_000 + mathrand.N(20_000)
-		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, fmt.Errorf("none of %d random ports is free", attempts)
 }

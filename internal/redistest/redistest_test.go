@@ -68,8 +68,19 @@ func TestAServerIsRestartedWithWhatItHadSaved(t *testing.T) {
 	}
 }
 
+// A server on the port of one that is stopped for a while would meet the other's clients.
+func TestAPortIsGivenOutOnce(t *testing.T) {
+	port, err := FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reserve(port) {
+		t.Errorf("port %d is given out again, though its owner may start a server there yet", port)
+	}
+}
+
 func TestAServerThatCannotStartSaysWhy(t *testing.T) {
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func StartTLS(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tlsPort, err := freePort()
+	tlsPort, err := FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
