@@ -148,19 +148,28 @@ func (w *World) setAPIAway(away bool) {
 	}
 }
 
-// counter counts the commands that a process sends to Redis.
+// counter counts the commands that a process sends to Redis, without those with which the
+// client opens a connection.
 type counter struct{ n *atomic.Int64 }
+
+func (c counter) count(cmds ...redis.Cmder) {
+	for _, cmd := range cmds {
+		if cmd.Name() != "hello" {
+			c.n.Add(1)
+		}
+	}
+}
 
 func (counter) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (c counter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		c.n.Add(1)
+		c.count(cmd)
 		return next(ctx, cmd)
 	}
 }
 func (c counter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		c.n.Add(int64(len(cmds)))
+		c.count(cmds...)
 		return next(ctx, cmds)
 	}
 }
