@@ -197,12 +197,11 @@ func (p *Permit) Lost() <-chan struct{} {
 func (p *Permit) Valid() error {
 	c := p.c
 	c.mu.Lock()
-	late := c.held[p] && time.Since(p.renewed) > p.lane.leaseTTL
-	c.mu.Unlock()
-	if late {
+	if c.held[p] && time.Since(p.renewed) > p.lane.leaseTTL {
+		c.mu.Unlock()
 		c.expire(time.Now())
+		c.mu.Lock()
 	}
-	c.mu.Lock()
 	gone := p.gone // whoever found out may not have told the permit yet
 	c.mu.Unlock()
 	p.mu.Lock()

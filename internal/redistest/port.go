@@ -2,7 +2,7 @@ package redistest
 
 import (
 	"fmt"
-	mathrand "math/rand/v2"
+	"math/rand/v2"
 	"net"
 	"sync"
 )
@@ -14,7 +14,7 @@ import (
 // restarted.
 func FreePort() (int, error) {
 	for range attempts {
-		if port := 12_000 + mathrand.N(20_000); reserve(port) {
+		if port := 12_000 + rand.N(20_000); reserve(port) {
 			return port, nil
 		}
 	}
