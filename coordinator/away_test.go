@@ -52,10 +52,15 @@ type linkConn struct {
 	net.Conn
 	l      *link
 	killed atomic.Bool // by the server
+
+	subscribes, lost atomic.Bool
 }
 
 func (c *linkConn) Write(b []byte) (int, error) {
-	if c.l.hangs.Load() || c.killed.Load() {
+	if bytes.Contains(b, []byte("\r\nsubscribe\r\n")) {
+		c.subscribes.Store(true)
+	}
+	if c.l.hangs.Load() || c.killed.Load() || c.lost.Load() {
 		return len(b), nil // and nothing will ever come back
 	}
 	return c.Conn.Write(b)
@@ -82,6 +87,9 @@ func (c *linkConn) Read(b []byte) (int, error) {
 		if c.killed.Load() {
 			return 0, io.EOF
 		}
+		if err == nil && c.lost.Load() {
+			continue
+		}
 		if err != nil || !c.l.deaf.Load() || !bytes.Contains(b[:n], []byte("\r\nmessage\r\n")) {
 			return n, err
 		}
@@ -103,6 +111,15 @@ func (l *link) drop() {
 		c.Close()
 	}
 	l.conns = nil
+}
+
+// loseSubscription loses the connections that subscribe, and tells neither end.
+func (l *link) loseSubscription() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.conns {
+		c.lost.Store(c.subscribes.Load())
+	}
 }
 
 // kill is CLIENT KILL of all connections: the server closes them, and takes new ones.

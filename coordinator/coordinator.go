@@ -85,8 +85,6 @@ type Coordinator struct {
 	done sync.WaitGroup
 	news chan struct{} // tells the dispatcher that mu's fields have changed
 
-	unsubscribe func() // ends the subscription; set while done is waited for
-
 	served []*waiter // the dispatcher's own: who has got a permit and is to be woken
 
 	mu       sync.Mutex
@@ -414,8 +412,5 @@ func (c *Coordinator) Close() error {
 	if !c.enlisted {
 		return nil
 	}
-	// It waits for whatever the subscription waits for: where Redis hangs, that takes as
-	// long as the client's time-outs allow.
-	defer func() { go c.unsubscribe() }()
 	return c.sayGoodbye(ctx)
 }

@@ -124,9 +124,6 @@ func TestReleaseWakesAnotherProcess(t *testing.T) {
 func crash(c *Coordinator) {
 	c.stop()
 	c.done.Wait()
-	if c.unsubscribe != nil {
-		c.unsubscribe()
-	}
 }
 
 func TestLostLeaseIsToldToTheHolder(t *testing.T) {

@@ -3,15 +3,13 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"github.com/redis/go-redis/v9"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/fleetlimit/fleetlimit/internal/redistest"
-	"github.com/redis/go-redis/v9"
 )
 
 // Callers come, give up while they wait or while their grant is on its way, call and
@@ -128,43 +126,6 @@ func TestBatchIsNeverStarved(t *testing.T) {
 		callers.Wait()
 		closeAll(t, crowd, poor)
 	})
-}
-
-// In a cluster a wake-up goes by a sharded channel to the worker that waits.
-func TestWakeUpsInAClusterAreSharded(t *testing.T) {
-	cluster := redistest.StartCluster(t)
-	rdb := redistest.Open(t, cluster.URL).(*redis.ClusterClient)
-	p := Policy{Limit: 600, Headroom: 1, Endpoints: []Endpoint{{Pattern: chat, Slots: 1}}}
-	account := redistest.Account(t)
-	worker := func(name string) *Coordinator {
-		c, err := New(rdb, p, Options{Account: account, Worker: name})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	a, b := worker("a"), worker("b")
-	sub := rdb.SSubscribe(t.Context(), b.keys.wakeChannel("b"))
-	defer sub.Close()
-	if _, err := sub.Receive(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	held := mustAcquire(t, a, chat)
-	got := make(chan *Permit)
-	go func() { got <- mustAcquire(t, b, chat) }()
-	redistest.Eventually(t, "b waits for the slot", func() error {
-		s, err := a.State(t.Context())
-		if err == nil && s.Endpoints[0].Waiting != 1 {
-			err = errors.New("nobody waits")
-		}
-		return err
-	})
-	held.Release()
-	if m, err := sub.ReceiveMessage(t.Context()); err != nil || m.Payload != "0.000 "+chat {
-		t.Errorf("the sharded channel carried %v, %v", m, err)
-	}
-	(<-got).Release()
-	closeAll(t, a, b)
 }
 
 // countCommands counts the calls of scripts.

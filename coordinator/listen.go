@@ -2,6 +2,8 @@ package coordinator
 
 import (
 	"context"
+	"errors"
+	"net"
 	"strings"
 	"time"
 
@@ -13,37 +15,123 @@ import (
 // own. A subscription that had to be renewed says that Redis may have lost more than
 // messages.
 func (c *Coordinator) listen() {
-	subscribe := c.rdb.Subscribe
-	if c.sharded {
-		subscribe = c.rdb.SSubscribe
-	}
-	sub := subscribe(c.ctx, c.keys.wakeChannel(c.worker), c.keys.wakeAll())
-	c.unsubscribe = func() { sub.Close() }
-	messages := sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(30 * time.Second))
-	for confirmed := 0; ; {
+	heard := make(chan func())
+	go c.receive(heard) // may hang as long as the client's time-outs allow
+	for {
 		select {
-		case m, ok := <-messages:
-			if !ok {
-				return
-			}
-			switch m := m.(type) {
-			case *redis.Message:
-				switch {
-				case m.Channel != c.keys.wakeAll():
-					c.hear(m.Payload)
-				case m.Payload == callLook:
-					c.look()
-				default:
-					c.tellAll()
-				}
-			case *redis.Subscription:
-				if confirmed++; confirmed > 2 {
-					c.look()
-				}
-			}
+		case takeIn := <-heard:
+			takeIn()
 		case <-c.ctx.Done():
 			return
 		}
+	}
+}
+
+// receive is the subscription's own goroutine. The client renews a subscription whose
+// connection has broken. But that the slot is another node's by now (MOVED), or that
+// the channels are not granted, it takes for an answer like any other; and where a node
+// has ended a subscription since its slot moves (SUNSUBSCRIBE), it listens on to nobody.
+func (c *Coordinator) receive(heard chan<- func()) {
+	known := false // a subscription was confirmed
+	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
+		sub := c.subscribe()
+		stop := context.AfterFunc(c.ctx, func() { sub.Close() })
+		if c.receiveFrom(sub, known, heard) {
+			known, retry = true, firstRetry
+		}
+		if !stop() {
+			return
+		}
+		sub.Close()
+		if !c.nap(retry) {
+			return
+		}
+	}
+}
+
+// channels are those that a worker listens to.
+func (c *Coordinator) channels() []string {
+	return []string{c.keys.wakeChannel(c.worker), c.keys.wakeAll()}
+}
+
+func (c *Coordinator) subscribe() *redis.PubSub {
+	if c.sharded {
+		return c.rdb.SSubscribe(c.ctx, c.channels()...)
+	}
+	return c.rdb.Subscribe(c.ctx, c.channels()...)
+}
+
+// subscribeAgain has Redis confirm a subscription that stands. If it fails, the client has
+// already renewed it.
+func (c *Coordinator) subscribeAgain(sub *redis.PubSub) error {
+	subscribe := sub.Subscribe
+	if c.sharded {
+		subscribe = sub.SSubscribe
+	}
+	return subscribe(c.ctx, c.channels()...)
+}
+
+// confirmAfter is how long a subscription may be silent before Redis is to confirm it.
+const confirmAfter = 30 * time.Second
+
+// receiveFrom hands on what a subscription says, as long as Redis confirms it, and tells
+// whether it ever did.
+func (c *Coordinator) receiveFrom(sub *redis.PubSub, renewed bool, heard chan<- func()) (confirmed bool) {
+	missing := len(c.channels()) // confirmations
+	for {
+		patience := confirmAfter
+		if missing > 0 {
+			patience = c.timeout
+		}
+		m, err := sub.ReceiveTimeout(c.ctx, patience)
+		var takeIn func()
+		switch m := m.(type) {
+		case nil:
+			if answer := redis.Error(nil); errors.As(err, &answer) {
+				c.findMaster()
+				return confirmed
+			}
+			if missing > 0 {
+				return confirmed
+			}
+			missing = len(c.channels())
+			silence := net.Error(nil)
+			if !errors.As(err, &silence) || !silence.Timeout() || c.subscribeAgain(sub) != nil {
+				renewed = true // by the client
+			}
+		case *redis.Message:
+			takeIn = func() { c.takeIn(m) }
+		case *redis.Subscription:
+			if strings.HasSuffix(m.Kind, "unsubscribe") {
+				c.findMaster()
+				return confirmed
+			}
+			if missing--; missing > 0 {
+				continue
+			}
+			if renewed {
+				takeIn = c.look
+			}
+			missing, confirmed, renewed = 0, true, false
+		}
+		if takeIn != nil {
+			select {
+			case heard <- takeIn:
+			case <-c.ctx.Done():
+				return confirmed
+			}
+		}
+	}
+}
+
+func (c *Coordinator) takeIn(m *redis.Message) {
+	switch {
+	case m.Channel != c.keys.wakeAll():
+		c.hear(m.Payload)
+	case m.Payload == callLook:
+		c.look()
+	default:
+		c.tellAll()
 	}
 }
 
