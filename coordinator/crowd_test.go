@@ -3,13 +3,14 @@ package coordinator
 import (
 	"context"
 	"errors"
-	"github.com/redis/go-redis/v9"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Callers come, give up while they wait or while their grant is on its way, call and

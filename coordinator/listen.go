@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"time"
@@ -27,23 +28,14 @@ func (c *Coordinator) listen() {
 	}
 }
 
-// receive is the subscription's own goroutine. The client renews a subscription whose
-// connection has broken. But that the slot is another node's by now (MOVED), or that
-// the channels are not granted, it takes for an answer like any other; and where a node
-// has ended a subscription since its slot moves (SUNSUBSCRIBE), it listens on to nobody.
+// receive is the subscription's own goroutine: it subscribes, again and again.
 func (c *Coordinator) receive(heard chan<- func()) {
 	known := false // a subscription was confirmed
 	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
-		sub := c.subscribe()
-		stop := context.AfterFunc(c.ctx, func() { sub.Close() })
-		if c.receiveFrom(sub, known, heard) {
+		if c.receiveOnce(known, heard) {
 			known, retry = true, firstRetry
 		}
-		if !stop() {
-			return
-		}
-		sub.Close()
-		if !c.nap(retry) {
+		if !c.nap(retry/2 + rand.N(retry)) {
 			return
 		}
 	}
@@ -61,8 +53,7 @@ func (c *Coordinator) subscribe() *redis.PubSub {
 	return c.rdb.Subscribe(c.ctx, c.channels()...)
 }
 
-// subscribeAgain has Redis confirm a subscription that stands. If it fails, the client has
-// already renewed it.
+// subscribeAgain has Redis confirm a subscription that stands.
 func (c *Coordinator) subscribeAgain(sub *redis.PubSub) error {
 	subscribe := sub.Subscribe
 	if c.sharded {
@@ -74,9 +65,21 @@ func (c *Coordinator) subscribeAgain(sub *redis.PubSub) error {
 // confirmAfter is how long a subscription may be silent before Redis is to confirm it.
 const confirmAfter = 30 * time.Second
 
-// receiveFrom hands on what a subscription says, as long as Redis confirms it, and tells
-// whether it ever did.
-func (c *Coordinator) receiveFrom(sub *redis.PubSub, renewed bool, heard chan<- func()) (confirmed bool) {
+// receiveOnce subscribes and hands on what is heard, as long as Redis confirms it, and tells
+// whether it ever did. The client alone does not do: that the slot is another node's by now (MOVED),
+// or that the channels are not granted, it takes for an answer like any other; and where a node
+// has ended a subscription since its slot moves (SUNSUBSCRIBE), it listens on to nobody.
+func (c *Coordinator) receiveOnce(renewed bool, heard chan<- func()) (confirmed bool) {
+	// The client panics if it is a Ring that has no shard left, or is closed, and at a reply
+	// of no known form.
+	defer func() {
+		if fault := recover(); fault != nil {
+			c.announce(func() { c.log.Error("the Redis client panics where it is to listen", "panic", fault) })
+		}
+	}()
+	sub := c.subscribe()
+	defer sub.Close()
+	defer context.AfterFunc(c.ctx, func() { sub.Close() })()
 	missing := len(c.channels()) // confirmations
 	for {
 		patience := confirmAfter
@@ -86,19 +89,6 @@ func (c *Coordinator) receiveFrom(sub *redis.PubSub, renewed bool, heard chan<- 
 		m, err := sub.ReceiveTimeout(c.ctx, patience)
 		var takeIn func()
 		switch m := m.(type) {
-		case nil:
-			if answer := redis.Error(nil); errors.As(err, &answer) {
-				c.findMaster()
-				return confirmed
-			}
-			if missing > 0 {
-				return confirmed
-			}
-			missing = len(c.channels())
-			silence := net.Error(nil)
-			if !errors.As(err, &silence) || !silence.Timeout() || c.subscribeAgain(sub) != nil {
-				renewed = true // by the client
-			}
 		case *redis.Message:
 			takeIn = func() { c.takeIn(m) }
 		case *redis.Subscription:
@@ -106,13 +96,24 @@ func (c *Coordinator) receiveFrom(sub *redis.PubSub, renewed bool, heard chan<- 
 				c.findMaster()
 				return confirmed
 			}
+			if missing == 0 { // the client has renewed it by itself
+				missing, renewed = len(c.channels()), true
+			}
 			if missing--; missing > 0 {
 				continue
 			}
 			if renewed {
 				takeIn = c.look
 			}
-			missing, confirmed, renewed = 0, true, false
+			confirmed, renewed = true, false
+		default:
+			silence := net.Error(nil)
+			if missing == 0 && errors.As(err, &silence) && silence.Timeout() && c.subscribeAgain(sub) == nil {
+				missing = len(c.channels())
+				continue
+			}
+			c.endOfListening(err)
+			return confirmed
 		}
 		if takeIn != nil {
 			select {
@@ -121,6 +122,18 @@ func (c *Coordinator) receiveFrom(sub *redis.PubSub, renewed bool, heard chan<- 
 				return confirmed
 			}
 		}
+	}
+}
+
+// endOfListening takes in why a subscription has ended. Of a Redis that is away the exchanges tell.
+func (c *Coordinator) endOfListening(err error) {
+	answer := redis.Error(nil)
+	refused := errors.As(err, &answer)
+	if refused {
+		c.findMaster()
+	}
+	if refused && !strings.HasPrefix(err.Error(), "MOVED ") {
+		c.announce(func() { c.log.Warn("Redis refuses to tell of wake-ups", "err", err) })
 	}
 }
 
