@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -122,7 +121,7 @@ func (c *Coordinator) awaitRedis() {
 	retry := firstRetry
 	for {
 		c.findMaster()
-		if !c.nap(retry/2 + rand.N(retry)) {
+		if !sleepAbout(c.ctx, retry) {
 			return
 		}
 		if left, err := c.tell(true); err == nil && c.resume(left) {

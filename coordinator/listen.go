@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net"
 	"strings"
 	"time"
@@ -35,7 +34,7 @@ func (c *Coordinator) receive(heard chan<- func()) {
 		if c.receiveOnce(known, heard) {
 			known, retry = true, firstRetry
 		}
-		if !c.nap(retry/2 + rand.N(retry)) {
+		if !sleepAbout(c.ctx, retry) {
 			return
 		}
 	}

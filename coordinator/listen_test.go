@@ -41,19 +41,6 @@ func (l *listening) worker(t *testing.T, name string) *Coordinator {
 	return c
 }
 
-// await waits until a worker listens at a node.
-func (l *listening) await(t *testing.T, n *redistest.Node, worker string) {
-	t.Helper()
-	channel := l.b.keys.wakeChannel(worker)
-	redistest.Eventually(t, worker+" listens to "+channel+" at "+n.Addr(), func() error {
-		at, err := n.Client.PubSubShardNumSub(t.Context(), channel).Result()
-		if err == nil && at[channel] != 1 {
-			err = fmt.Errorf("%v", at)
-		}
-		return err
-	})
-}
-
 // hears publishes until worker b hears it: where the shard's master is, or its replica, which
 // gets what is published there.
 func (l *listening) hears(t *testing.T) {
@@ -127,18 +114,7 @@ func TestWhoListensFollowsTheSlot(t *testing.T) {
 	key := l.b.keys.workers()
 	master, replica := l.NodeOf(t, key)
 	l.hears(t)
-	var ordered time.Time
-	redistest.Eventually(t, "the replica takes its master's place", func() error {
-		role, err := replica.Role()
-		if err != nil || role == "master" {
-			return err
-		}
-		if time.Since(ordered) > 10*time.Second { // Redis gives up after five
-			ordered = time.Now()
-			err = replica.Client.ClusterFailover(t.Context()).Err()
-		}
-		return fmt.Errorf("it is %s: %v", role, err)
-	})
+	replica.TakeOver(t)
 	master.AwaitRole(t, "slave")
 	l.hears(t)
 	l.Migrate(t, key, func() {})
@@ -160,7 +136,14 @@ func TestWhoIsReferredToAnotherNodeListensThere(t *testing.T) {
 	}
 	defer c.Close()
 	go c.receive(make(chan func()))
-	l.await(t, to, "c")
+	channel := c.keys.wakeChannel("c")
+	redistest.Eventually(t, "c listens where the slot is", func() error {
+		at, err := to.Client.PubSubShardNumSub(t.Context(), channel).Result()
+		if err == nil && at[channel] != 1 {
+			err = fmt.Errorf("%v", at)
+		}
+		return err
+	})
 }
 
 // A client that renews the subscription by itself, as when a server that is to be stopped
@@ -226,14 +209,7 @@ func TestASubscriptionThatIsLostIsMadeAnew(t *testing.T) {
 		synctest.Wait()
 		way.loseSubscription()
 		time.Sleep(confirmAfter + b.timeout + time.Second)
-		held := mustAcquire(t, a, chat)
-		time.AfterFunc(1234*time.Millisecond, held.Release)
-		start := time.Now()
-		got := mustAcquire(t, b, chat)
-		if took := time.Since(start); took != 1234*time.Millisecond {
-			t.Errorf("the slot changed hands after %v, want 1.234 s: b hears nothing", took)
-		}
-		got.Release()
+		handOver(t, a, b, chat, 1234*time.Millisecond)
 		closeAll(t, a, b)
 	})
 }

@@ -50,7 +50,7 @@ func (c *Coordinator) sendOnce(ctx context.Context, asks []ask, ops []op) (a ans
 			a.repeated = broken
 			return a, err
 		case undone(err):
-			if !sleepOr(ctx, (firstResend<<(2*resends))/2+rand.N(firstResend<<(2*resends))) {
+			if !sleepAbout(ctx, firstResend<<(2*resends)) {
 				return a, err
 			}
 		case hasBroken(err):
@@ -97,6 +97,11 @@ func ofOne(asks []ask) []ask {
 		asks[i].n = 1
 	}
 	return asks
+}
+
+// sleepAbout sleeps for d give or take a half, so that workers do not try at one instant.
+func sleepAbout(ctx context.Context, d time.Duration) bool {
+	return sleepOr(ctx, d/2+rand.N(d))
 }
 
 func sleepOr(ctx context.Context, d time.Duration) bool {

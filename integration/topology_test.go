@@ -144,10 +144,7 @@ func TestClusterFailoverUnderLoad(t *testing.T) {
 	r.serves(20)
 	key := "fleetlimit:{" + coordinator.AccountName(r.key, nil) + "}:account"
 	master, replica := c.NodeOf(t, key)
-	if err := replica.Client.ClusterFailover(context.Background()).Err(); err != nil {
-		t.Fatal(err)
-	}
-	replica.AwaitRole(t, "master")
+	replica.TakeOver(t)
 	master.AwaitRole(t, "slave")
 	r.serves(30)
 	replica.Stop() // this time it crashes

@@ -152,6 +152,23 @@ func (n *Node) AwaitRole(t testing.TB, role string) {
 	})
 }
 
+// TakeOver has a replica take its master's place, which lives on.
+func (n *Node) TakeOver(t testing.TB) {
+	t.Helper()
+	var ordered time.Time
+	Eventually(t, "the replica takes its master's place", func() error {
+		role, err := n.Role()
+		if err != nil || role == "master" {
+			return err
+		}
+		if time.Since(ordered) > 10*time.Second { // Redis gives up after five
+			ordered = time.Now()
+			err = n.Client.ClusterFailover(context.Background()).Err()
+		}
+		return fmt.Errorf("it is %s: %v", role, err)
+	})
+}
+
 func (n *Node) awaitReplication(t testing.TB) {
 	t.Helper()
 	Eventually(t, "replica follows its master", func() error {
